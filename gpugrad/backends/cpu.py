@@ -1,0 +1,44 @@
+"""The NumPy backend: always present, and the specification of every op."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import numpy as np
+
+
+class CPUBackend:
+    """NumPy arrays on the host."""
+
+    name = "cpu"
+    xp = np
+    array_type = np.ndarray
+
+    def implement(self, fwd: Any, special: dict[str, Any]) -> Any:
+        """A NumPy function by name, or a Python function of (xp, *arrays, **attrs) bound to NumPy."""
+        run = special.get("cpu", fwd)
+        return getattr(np, run) if isinstance(run, str) else functools.partial(run, np)
+
+    def asarray(self, value: Any, dtype: Any = None, *, device: str | None = None, copy: bool | None = None) -> Any:
+        """NumPy's asarray, always a base-class array."""
+        return np.array(value, dtype=dtype, copy=copy)
+
+    def to_numpy(self, array: Any) -> Any:
+        """The array itself."""
+        return array
+
+    def device_of(self, array: Any) -> str:
+        """Always 'cpu'."""
+        return "cpu"
+
+    def scope(self, device: str) -> Any:
+        """Nothing to switch on the host."""
+        return contextlib.nullcontext()
+
+    def synchronize(self) -> None:
+        """Nothing to wait for on the host."""
+
+
+CPU = CPUBackend()

@@ -1,0 +1,239 @@
+"""What a Tensor can do beyond its slots: operators and methods from the op table, conversions, repr."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpugrad import backends, transforms
+from gpugrad.errors import DeviceError, GraphError, ShapeError, describe, fail, locate
+from gpugrad.op import TABLE, binary
+from gpugrad.state import mode, writes
+from gpugrad.tensor import Tensor
+
+OPERATORS = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide",
+    "mod": "remainder", "matmul": "matmul", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
+    "lshift": "bitwise_left_shift", "rshift": "bitwise_right_shift", "pow": "pow",
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
+    "neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert",
+}  # fmt: skip
+NOT_METHODS = frozenset(
+    "broadcast_arrays can_cast concat einsum finfo from_dlpack iinfo isdtype meshgrid multi_dot result_type "
+    "searchsorted stack unstack where broadcast_shapes".split()
+)
+
+
+def guarded(fn: Any) -> Any:
+    """Equality that leaves strangers (None, strings) to Python, which answers by identity."""
+
+    def compare(self: Tensor, other: Any) -> Any:
+        known = isinstance(other, (Tensor, bool, int, float, complex, np.generic)) or backends.is_raw(other)
+        return fn(self, other) if known else NotImplemented
+
+    return compare
+
+
+def attach(families: list[ModuleType]) -> None:
+    """Give Tensor the operators, and every public function of these op families as a method of the same name."""
+    for family in families:
+        for name in family.__all__:
+            if name not in NOT_METHODS and not hasattr(Tensor, name) and callable(getattr(family, name)):
+                setattr(Tensor, name, getattr(family, name))
+    public = {name: getattr(family, name) for family in families for name in family.__all__}
+    for dunder, name in OPERATORS.items():
+        if name not in public:
+            continue
+        fn = public[name]
+        setattr(Tensor, f"__{dunder}__", guarded(fn) if dunder in ("eq", "ne") else fn)
+        if dunder in "add sub mul truediv floordiv mod and or xor lshift rshift".split():
+            setattr(Tensor, f"__r{dunder}__", binary(TABLE[name], fn.floating, reflected=True))
+        elif dunder in ("pow", "matmul"):
+            setattr(Tensor, f"__r{dunder}__", lambda self, other, fn=fn: fn(other, self))
+
+
+def method(fn: Any) -> Any:
+    """Put a function on Tensor under its own name."""
+    setattr(Tensor, fn.__name__, fn)
+    return fn
+
+
+Tensor.backward = transforms.backward  # type: ignore[attr-defined]
+
+
+@method
+def numpy(self: Tensor, copy: bool = False) -> Any:
+    """The values as a NumPy array; waits for a GPU. Without copy, a CPU tensor gives a read-only view."""
+    values = backends.of(self.data).to_numpy(self.data)
+    if copy:
+        return np.array(values)
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+@method
+def item(self: Tensor) -> Any:
+    """The single element as a Python number; waits for a GPU. Raises ShapeError for any other size."""
+    if self.data.size != 1:
+        raise fail(ShapeError, "item", f"{describe(self)} has {self.data.size} elements, expected one")
+    return self.data.item()
+
+
+@method
+def tolist(self: Tensor) -> Any:
+    """Nested Python lists of the values."""
+    return self.data.tolist()
+
+
+@method
+def to(self: Tensor, target: Any = None, *, device: str | None = None, dtype: Any = None) -> Tensor:
+    """This tensor on another device or in another dtype; itself when nothing changes. Differentiable.
+
+    target: a device name ('cpu', 'cuda', 'cuda:1') or a dtype. Raises DeviceError for an unusable device.
+    """
+    if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda"):
+        device = target
+    elif target is not None:
+        dtype = target
+    out = self if dtype is None or np.dtype(dtype) == self.dtype else TABLE["astype"].call(self, dtype=np.dtype(dtype))
+    return out if device is None or out.device == device else TABLE["to_device"].call(out, device=device)
+
+
+@method
+def cpu(self: Tensor) -> Tensor:
+    """This tensor in host memory."""
+    return to(self, device="cpu")  # type: ignore[no-any-return]
+
+
+@method
+def cuda(self: Tensor, index: int = 0) -> Tensor:
+    """This tensor on GPU `index`."""
+    return to(self, device=f"cuda:{index}")  # type: ignore[no-any-return]
+
+
+@method
+def __len__(self: Tensor) -> int:
+    if not self.shape:
+        raise TypeError("[len] a 0-d tensor has no length")
+    return self.shape[0]
+
+
+@method
+def __iter__(self: Tensor) -> Iterator[Tensor]:
+    if not self.shape:
+        raise TypeError("[iter] a 0-d tensor cannot be iterated")
+    return (self[i] for i in range(self.shape[0]))
+
+
+@method
+def __contains__(self: Tensor, value: Any) -> bool:
+    return bool((self.data == (value.data if isinstance(value, Tensor) else value)).any())
+
+
+def _convert(name: str, kind: Any) -> None:
+    def convert(self: Tensor) -> Any:
+        if self.data.size != 1:
+            hint = "; use .any() or .all()" if kind is bool else ""
+            raise fail(ShapeError, name, f"{describe(self)} has more or fewer than one element{hint}")
+        return kind(self.data.item())
+
+    convert.__name__ = f"__{name}__"
+    method(convert)
+
+
+for _name, _kind in (("bool", bool), ("int", int), ("float", float), ("complex", complex), ("index", operator.index)):
+    _convert(_name, _kind)
+
+
+@method
+def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
+    """NumPy's conversion protocol: CPU tensors only, because a hidden copy from a GPU would be slow."""
+    if self.device != "cpu":
+        raise fail(DeviceError, "numpy.asarray", f"the tensor is on {self.device}; call .numpy() to copy it to the host")
+    return np.array(self.data, dtype=dtype, copy=copy)
+
+
+@method
+def __format__(self: Tensor, spec: str) -> str:
+    return format(self.data.item(), spec) if spec and self.data.size == 1 else str(self)
+
+
+@method
+def __setitem__(self: Tensor, index: Any, value: Any) -> None:
+    """Assign to elements.
+
+    A constant is written in place (views see it; a graph that saved it reports it). Where gradients are recorded,
+    `x[i] = v` rebinds x to `x.at[i].set(v)`: earlier values and views keep theirs. Raises GraphError when
+    that would hide the write from x's base or overwrite a leaf that requires gradients.
+    """
+    tracked = self.node is not None or (isinstance(value, Tensor) and value.node is not None)
+    if not tracked or not mode.enabled:
+        raw_index = tuple(plain(i) for i in index) if isinstance(index, tuple) else plain(index)
+        try:
+            self.data[raw_index] = value.data if isinstance(value, Tensor) else value
+        except (ValueError, IndexError, TypeError) as error:
+            raise fail(ShapeError, "setitem", f"{describe(self)}[{index!r}] = {describe(value)}: {error}") from None
+        writes.note(self.data)
+    elif self.node is not None and self.node.op is None:
+        raise fail(GraphError, "setitem", "a leaf that requires gradients cannot be assigned to; use y = x.at[i].set(v)")
+    elif self.data.base is not None and self.node is None:
+        raise fail(GraphError, "setitem", "this tensor is a view; a recorded write would not reach its base. Use .at[i].set(v)")
+    else:
+        new = self.at[index].set(value)
+        self.data, self.node = new.data, new.node
+
+
+def plain(i: Any) -> Any:
+    """An index entry as the raw array inside."""
+    return i.data if isinstance(i, Tensor) else i
+
+
+@method
+def __repr__(self: Tensor) -> str:
+    """Values (never fetched from a GPU above 1,000 elements), dtype, device, and the line that made it."""
+    if self.device == "cpu" or self.size <= 1000:
+        body = np.array2string(backends.of(self.data).to_numpy(self.data), separator=", ", prefix="tensor(", threshold=1000)
+    else:
+        body = f"<shape {list(self.shape)}>"
+    parts = [body, f"dtype={self.dtype}"] + ([] if self.device == "cpu" else [f"device={self.device}"])
+    if self.node is not None and self.node.op is None:
+        parts.append("requires_grad=True")
+    elif self.node is not None:
+        file, line, _ = locate(self.node.code, self.node.lasti)
+        parts.append(f"from={self.node.op.name} at {file.rpartition('/')[2]}:{line}" + ("" if self.node.saved is not None else ", spent"))
+    return f"tensor({', '.join(parts)})"
+
+
+@method
+def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """An independent leaf or constant with copied values. Raises GraphError for a computed tensor."""
+    if not self.is_leaf:
+        raise fail(GraphError, "deepcopy", "a computed tensor belongs to its graph; copy x.detach() instead")
+    new = memo[id(self)] = Tensor(self.data.copy()).requires_grad_(self.requires_grad)
+    if self.grad is not None:
+        new.grad = Tensor(self.grad.data.copy())
+    return new
+
+
+@method
+def __reduce__(self: Tensor) -> Any:
+    """Pickle as values, device and whether it is differentiable; history is not carried."""
+    return _restore, (numpy(self, copy=True), self.device, self.requires_grad and self.is_leaf)
+
+
+def _restore(values: Any, device: str, requires_grad: bool) -> Tensor:
+    return Tensor(backends.get(device).asarray(values, device=device)).requires_grad_(requires_grad)
+
+
+Tensor.T = property(lambda self: TABLE["transpose"].call(self, axes=(1, 0)) if self.ndim == 2 else _not_2d(self))  # type: ignore[attr-defined]
+Tensor.mT = property(lambda self: self.swapaxes(-1, -2))  # type: ignore[attr-defined]
+
+
+def _not_2d(x: Tensor) -> Tensor:
+    raise fail(ShapeError, "T", f"{describe(x)} has {x.ndim} axes, expected 2; use .mT or .permute")
+

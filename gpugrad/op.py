@@ -1,0 +1,319 @@
+"""Ops: the table from array type to code with derivative rules, and the dispatchers that record calls.
+
+A rule is a pure function `(F, t, out, *inputs, **attrs)`. `F` is the namespace to compute in: raw
+implementations at first order, recording dispatchers when the rule must itself be differentiated.
+Parameter names are the save list: `_x` is not kept, `x` is kept, `x_shape` keeps the shape alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from sys import _getframe
+from typing import Any
+
+import numpy as np
+
+from gpugrad import backends
+from gpugrad.dtypes import get_default_dtype
+from gpugrad.errors import INTERNAL
+from gpugrad.operands import constant, explain_failure, join, scalar_array
+from gpugrad.state import mode, next_seq, writes
+from gpugrad.tensor import Node, Tensor
+
+Rule = Callable[..., Any]
+TABLE: dict[str, Op] = {}
+NO_ATTRS: dict[str, Any] = {}
+DROP, KEEP, SHAPE = 0, 1, 2
+
+
+class Impls(dict[type, Any]):
+    """Array type to code; an unseen type asks its backend once."""
+
+    def __init__(self, fwd: Any, special: dict[str, Any]) -> None:
+        self.fwd, self.special = fwd, special
+
+    def __missing__(self, cls: type) -> Any:
+        run = self[cls] = backends.of_type(cls).implement(self.fwd, self.special)
+        return run
+
+
+class Op:
+    """One table entry: forward code, derivative rules, and what each rule needs kept.
+
+    `vjps[i]` pulls a cotangent back to input i (None: input i has no derivative); `joint` does all inputs
+    at once and returns a tuple. `jvp(F, tangents, out, *inputs, **attrs)` pushes tangents forward (None:
+    not varied). `aux`: the forward returns (out, extra) and rules see extra after the inputs. `via`: a
+    composition `(F, *inputs, **attrs)` that stands in when the call itself must be recorded. `nout`: number
+    of outputs when more than one. `kind`: elementwise, linear, multilinear, general or nondiff.
+    """
+
+    __slots__ = ("aux", "call", "fwd", "impls", "joint", "jvp", "keeps", "kind", "name", "nout", "union", "via", "vjps")
+    call: Callable[..., Any]
+
+    def __init__(
+        self, name: str, fwd: Any, vjps: tuple[Rule | None, ...] = (), *, kind: str, joint: Rule | None = None,
+        jvp: Rule | None = None, via: Rule | None = None, aux: bool = False, nout: int = 1,
+        cpu: Any = None, cuda: Any = None,
+    ) -> None:  # fmt: skip
+        self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
+        self.via, self.aux, self.nout = via, aux, nout
+        self.impls = Impls(fwd, {k: v for k, v in (("cpu", cpu), ("cuda", cuda)) if v is not None})
+        self.jvp = jvp or {"elementwise": self._push, "linear": self._linear, "multilinear": self._product}.get(kind)
+        self.keeps = [save_list(r) for r in vjps]
+        self.union: dict[Any, Any] = {}
+        if name in TABLE:
+            raise ValueError(f"[{name}] is already in the op table")
+        TABLE[name] = self
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the op has derivative rules."""
+        return self.kind != "nondiff"
+
+    def keep(self, tracked: tuple[bool, ...]) -> tuple[int, ...]:
+        """What to save of (out, *inputs, aux) when just the flagged inputs need gradients; computed once a pattern."""
+        codes = self.union.get(tracked)
+        if codes is None:
+            n = 1 + len(tracked) + self.aux
+            lists = [save_list(self.joint)] if self.joint else [k for k, on in zip(self.keeps, tracked) if on]
+            codes = self.union[tracked] = tuple(max((expand(k, n)[i] for k in lists), default=DROP) for i in range(n))
+        return codes
+
+    def _push(self, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
+        """Elementwise: the Jacobian is diagonal, so the one derivative serves both directions."""
+        parts = [d(F, t, out, *inputs, **attrs) for d, t in zip(self.vjps, ts) if t is not None and d is not None]
+        return F.broadcast_to(add_up(parts), shape=out.shape)
+
+    def _linear(self, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
+        """Linear in all array inputs jointly: the op itself, on tangents."""
+        full = (F.zeros_like(x) if t is None and hasattr(x, "shape") else t for t, x in zip(ts, inputs))
+        return getattr(F, self.name)(*full, **attrs)
+
+    def _product(self, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
+        """Linear in each input separately: the product rule."""
+        run = getattr(F, self.name)
+        return add_up([run(*inputs[:i], t, *inputs[i + 1 :], **attrs) for i, t in enumerate(ts) if t is not None])
+
+
+def add_up(parts: list[Any]) -> Any:
+    """Sum of at least one array, in order."""
+    total = parts[0]
+    for p in parts[1:]:
+        total = total + p
+    return total
+
+
+def save_list(rule: Rule | None) -> tuple[int, ...]:
+    """Read a rule's signature: codes for (out, *inputs, aux); a starred parameter's code is negative minus one."""
+    if rule is None:
+        return ()
+    codes = []
+    for p in list(inspect.signature(rule).parameters.values())[2:]:
+        code = DROP if p.name.startswith("_") else SHAPE if p.name.endswith("_shape") else KEEP
+        if p.kind is p.VAR_POSITIONAL:
+            codes.append(-1 - code)
+        elif p.kind is p.POSITIONAL_OR_KEYWORD:
+            codes.append(code)
+    return tuple(codes)
+
+
+def expand(codes: tuple[int, ...], n: int) -> tuple[int, ...]:
+    """A save list of exactly n codes: a starred entry is repeated, missing ones are dropped values."""
+    for i, c in enumerate(codes):
+        if c < 0:
+            codes = codes[:i] + (-1 - c,) * (n - len(codes) + 1) + codes[i + 1 :]
+    return codes + (DROP,) * (n - len(codes))
+
+
+class Raw:
+    """`F` for raw arrays of one type: each attribute is an op's implementation, no dispatch left."""
+
+    def __init__(self, cls: type) -> None:
+        self._cls = cls
+
+    def __getattr__(self, name: str) -> Any:
+        run = TABLE[name].impls[self._cls]
+        setattr(self, name, run)
+        return run
+
+    def box(self, value: Any) -> Any:
+        """An array again, where a NumPy function returned a scalar for a 0-d result."""
+        return value if type(value) is self._cls else np.asarray(value)
+
+
+class Recording:
+    """`F` for Tensors: each attribute is an op's recording dispatcher."""
+
+    def __getattr__(self, name: str) -> Any:
+        call = TABLE[name].call
+        setattr(self, name, call)
+        return call
+
+
+RECORDING = Recording()
+_raw: dict[type, Raw] = {}
+
+
+def raw(array: Any) -> Raw:
+    """The raw namespace for the type of `array`."""
+    cls = type(array)
+    return _raw.get(cls) or _raw.setdefault(cls, Raw(cls))
+
+
+# --- recording --------------------------------------------------------------------------------------------
+
+
+def record(op: Any, attrs: dict[str, Any], parents: tuple[Node | None, ...], saved: tuple[Any, ...], out: Any) -> Tensor:
+    """Make the node of a call and the tensor that carries it. Called by a dispatcher, whose caller is the user."""
+    node = Node.__new__(Node)
+    node.op, node.attrs, node.parents, node.saved = op, attrs, parents, saved
+    node.shape, node.dtype, node.seq = out.shape, out.dtype, next_seq()
+    f: Any = _getframe(2)
+    while INTERNAL[f.f_code.co_filename] and f.f_back is not None:
+        f = f.f_back
+    node.code, node.lasti = f.f_code, f.f_lasti
+    return Tensor(out, node)
+
+
+def alive(node: Node | None) -> Node | None:
+    """The node if its graph can still be extended; a spent graph's values are plain numbers."""
+    return None if node is None or node.saved is None else node
+
+
+# --- dispatchers: all hot-path speed is here -------------------------------------------------------------
+
+
+def unary(op: Op, floating: bool) -> Callable[[Any], Tensor]:
+    """Dispatcher of one array, no attributes. `floating`: integers are first cast to the default float type."""
+    impls, name, recorded = op.impls, op.name, op.differentiable
+    keep_out, keep_x = op.keep((True,))[:2] if recorded else (DROP, DROP)
+
+    def call(x: Any, /) -> Tensor:
+        if type(x) is Tensor:
+            a, n = x.data, x.node
+        else:
+            a, n = constant(name, x), None
+            if not hasattr(a, "dtype"):
+                a = scalar_array(a)
+        if n is None and floating and a.dtype.kind in "iub":
+            a = a.astype(get_default_dtype())
+        cls = type(a)
+        try:
+            out = impls[cls](a)
+        except Exception as error:
+            raise explain_failure(name, error, (a,), NO_ATTRS) from None
+        if type(out) is not cls:
+            out = np.asarray(out)
+        if n is None or n.saved is None or not recorded or not mode.enabled:
+            return Tensor(out)
+        if op.via is not None:
+            return op.via(RECORDING, x)  # type: ignore[no-any-return]
+        return record(op, NO_ATTRS, (n,), (out if keep_out else None, a if keep_x else None), out)
+
+    return call
+
+
+def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, Any], Tensor]:
+    """Dispatcher of two broadcast arrays, no attributes; `reflected` swaps them (for __radd__ and its kind)."""
+    impls, name, recorded = op.impls, op.name, op.differentiable
+    keeps = {(p, q): op.keep((p, q)) if recorded else (DROP,) * 3 for p in (True, False) for q in (True, False)}
+
+    def call(x: Any, y: Any, /) -> Tensor:
+        if reflected:
+            x, y = y, x
+        if type(x) is Tensor and type(y) is Tensor:
+            a, b, n, m = x.data, y.data, x.node, y.node
+            if a.dtype is not b.dtype:
+                a, b = join([a, b])
+        else:
+            n, m = (x.node, None) if type(x) is Tensor else (None, y.node if type(y) is Tensor else None)
+            a, b = join([constant(name, x, y), constant(name, y, x)])
+        cls = type(a) if hasattr(a, "dtype") else type(b)
+        if n is None and m is None and floating and (a if cls is type(a) else b).dtype.kind in "iub":
+            a, b = (v.astype(get_default_dtype()) if hasattr(v, "dtype") else v for v in (a, b))
+        try:
+            out = impls[cls](a, b)
+        except Exception as error:
+            raise explain_failure(name, error, (a, b), NO_ATTRS) from None
+        if type(out) is not cls:
+            out = np.asarray(out)
+        if n is not None and n.saved is None:
+            n = None
+        if m is not None and m.saved is None:
+            m = None
+        if (n is None and m is None) or not recorded or not mode.enabled:
+            return Tensor(out)
+        if op.via is not None:
+            return op.via(RECORDING, x, y)  # type: ignore[no-any-return]
+        keep_out, keep_a, keep_b = keeps[n is not None, m is not None]
+        return record(op, NO_ATTRS, (n, m), (out if keep_out else None, a if keep_a else None, b if keep_b else None), out)
+
+    return call
+
+
+def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[..., Any]:
+    """Dispatcher of any number of arrays (None where absent) with keyword attributes."""
+    impls, name, recorded = op.impls, op.name, op.differentiable
+
+    def call(*xs: Any, **attrs: Any) -> Any:
+        like = next((x for x in xs if type(x) is Tensor), None)
+        raws = [x.data if type(x) is Tensor else None if x is None else constant(name, x, like) for x in xs]
+        parents = tuple([alive(x.node) if type(x) is Tensor else None for x in xs])
+        if promotes or like is None:
+            raws = join(raws)
+        first = next(a for a in raws if hasattr(a, "dtype"))
+        if floating and first.dtype.kind in "iub":
+            raws = [a.astype(get_default_dtype()) if hasattr(a, "dtype") else a for a in raws]
+        live = recorded and mode.enabled and any(p is not None for p in parents)
+        if live and op.via is not None:
+            return op.via(RECORDING, *xs, **attrs)
+        cls, extra = type(first), None
+        try:
+            out = impls[cls](*raws, **attrs)
+        except Exception as error:
+            raise explain_failure(name, error, tuple(raws), attrs) from None
+        if op.aux:
+            out, extra = out
+        if op.nout > 1:
+            outs = tuple(o if type(o) is cls else np.asarray(o) for o in out)
+            if not live:
+                return tuple(Tensor(o) for o in outs)
+            whole = record(op, attrs, parents, kept(op, parents, outs, raws, extra), outs[0]).node
+            return tuple(record(PICK, {"index": i}, (whole,), (), o) for i, o in enumerate(outs))
+        if type(out) is not cls:
+            out = np.asarray(out)
+        return record(op, attrs, parents, kept(op, parents, out, raws, extra), out) if live else Tensor(out)
+
+    return call
+
+
+def kept(op: Op, parents: tuple[Any, ...], out: Any, raws: list[Any], extra: Any) -> tuple[Any, ...]:
+    """The saved tuple (out, *inputs, aux): values, shapes or None, as the rules' parameter names ask."""
+    codes = op.keep(tuple([p is not None for p in parents]))
+    values = (out, *raws, extra) if op.aux else (out, *raws)
+    return tuple([v if c == KEEP else np.shape(v) if c == SHAPE else None for v, c in zip(values, codes)])
+
+
+def inplace(op: Op, written: int) -> Callable[..., None]:
+    """Dispatcher of an op that overwrites its first `written` tensors: never recorded, noted in the write log."""
+
+    def call(*xs: Any, **attrs: Any) -> None:
+        raws = [x.data if isinstance(x, Tensor) else x for x in xs]
+        try:
+            op.impls[type(raws[0])](*raws, **attrs)
+        except Exception as error:
+            raise explain_failure(op.name, error, tuple(raws), attrs) from None
+        for a in raws[:written]:
+            writes.note(a)
+
+    return call
+
+
+class Pick:
+    """The node kind that selects one output of a call with several; the walk knows it by identity."""
+
+    name = "pick"
+
+
+PICK = Pick()

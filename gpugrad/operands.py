@@ -1,0 +1,64 @@
+"""Operands of a call: what joins as a constant, the common dtype, and the message when the array library refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpugrad import backends
+from gpugrad.dtypes import get_default_dtype, promote
+from gpugrad.errors import DeviceError, DTypeError, GpugradError, RangeError, ShapeError, describe, fail
+from gpugrad.tensor import Tensor
+
+
+def explain_failure(op: str, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any]) -> Exception:
+    """Turn an array library's error into ours: op, operands, attributes, reason, the user's line."""
+    if isinstance(error, (GpugradError, MemoryError)):
+        return error
+    flat = [b for a in args for b in (a if isinstance(a, (tuple, list)) else (a,))]
+    apart = backends.mixed(tuple(flat))
+    if apart:
+        return fail(DeviceError, op, apart)
+    kind = next((k for base, k in KINDS if isinstance(error, base)), None)
+    if kind is None:
+        return error
+    shown = ", ".join([describe(a) for a in flat if a is not None] + [f"{k}={v!r}" for k, v in attrs.items() if v is not None and not hasattr(v, "shape")])
+    return fail(kind, op, f"({shown}): {error}")
+
+
+KINDS: tuple[tuple[type[Exception], type[GpugradError]], ...] = (
+    (IndexError, RangeError), (ValueError, ShapeError), (TypeError, DTypeError),
+)  # fmt: skip
+
+
+def constant(op: str, x: Any, like: Any = None) -> Any:
+    """A non-Tensor operand as the raw array or Python scalar that joins the call.
+
+    NumPy scalars count as Python scalars, so they never widen the tensor beside them.
+    """
+    if isinstance(x, Tensor):
+        return x.data
+    if isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic):
+        return x
+    if isinstance(x, np.generic) and like is not None:
+        return x.item()
+    if backends.is_raw(x) or isinstance(x, np.generic):
+        return backends.of(x).asarray(x)
+    raise fail(DTypeError, op, f"{type(x).__name__} is not an array; wrap it with gpugrad.tensor")
+
+
+def scalar_array(x: Any) -> Any:
+    """A lone Python scalar as a CPU array of the default type of its kind."""
+    return np.asarray(x, get_default_dtype() if isinstance(x, float) else None)
+
+
+def join(raws: list[Any]) -> list[Any]:
+    """Bring the arrays of one call to their common dtype; Python scalars stay weak."""
+    arrays = [a for a in raws if hasattr(a, "dtype")]
+    if not arrays:
+        return [scalar_array(a) if isinstance(a, (bool, int, float, complex)) else a for a in raws]
+    wanted = promote(*(a.dtype for a in arrays))
+    if wanted.kind in "biu" and any(type(a) is float for a in raws):
+        wanted = get_default_dtype()
+    return [a.astype(wanted) if hasattr(a, "dtype") and a.dtype != wanted else a for a in raws]

@@ -1,0 +1,5 @@
+"""Family creation."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

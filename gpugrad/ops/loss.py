@@ -1,0 +1,5 @@
+"""Family loss."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

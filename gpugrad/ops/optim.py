@@ -1,0 +1,5 @@
+"""Family optim."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

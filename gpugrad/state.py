@@ -1,0 +1,124 @@
+"""State beside the graph: recording switch, creation counter, hooks, log of in-place writes.
+
+Kept out of the nodes, so that a plain call pays nothing for what it does not use.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, TypeVar
+
+from gpugrad.errors import user_frame
+
+next_seq: Callable[[], int] = itertools.count(1).__next__
+
+
+class Mode(threading.local):
+    """Per-thread recording switch, and how many functional gradients are being taken right now."""
+
+    enabled: bool = True
+    depth: int = 0
+
+
+mode = Mode()
+
+
+# Keyed weakly by Node.
+hooks: weakref.WeakKeyDictionary[Any, dict[int, Callable[[Any], Any]]] = weakref.WeakKeyDictionary()
+retained: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+class Writes:
+    """Log of in-place writes: the walk compares a node's age with the last write to what it saved."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.log: dict[int, tuple[Any, int, CodeType, int]] = {}
+
+    def note(self, array: Any) -> None:
+        """Remember that `array`'s memory was written now, by the user's current line."""
+        base = array if array.base is None else array.base
+        key = id(base)
+        self.last = next_seq()
+        self.log[key] = (weakref.ref(base, lambda _: self.log.pop(key, None)), self.last, *user_frame())
+
+    def since(self, array: Any, seq: int) -> tuple[CodeType, int] | None:
+        """Where `array`'s memory was last written after `seq`, or None."""
+        base = getattr(array, "base", None)
+        entry = self.log.get(id(array if base is None else base))
+        return None if entry is None or entry[1] < seq else entry[2:]
+
+
+writes = Writes()
+
+
+class Handle:
+    """Removable registration of a hook."""
+
+    def __init__(self, table: dict[int, Any], key: int) -> None:
+        self._table, self._key = table, key
+
+    def remove(self) -> None:
+        """Take the hook out; calling twice is harmless."""
+        self._table.pop(self._key, None)
+
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+class switch:  # noqa: N801 - read as a function, like contextlib's
+    """Context manager and decorator that sets the recording switch of this thread; generators keep their own."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled, self._before = enabled, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> None:
+        self._before.append(mode.enabled)
+        mode.enabled = self._enabled
+
+    def __exit__(self, *_: object) -> None:
+        mode.enabled = self._before.pop()
+
+    def __call__(self, fn: Fn) -> Fn:
+        if inspect.isgeneratorfunction(fn):
+
+            @functools.wraps(fn)
+            def steps(*args: Any, **kwargs: Any) -> Any:
+                gen, sent = fn(*args, **kwargs), None
+                while True:  # the switch holds while the body runs, never while it is suspended
+                    try:
+                        with switch(self._enabled):
+                            value = gen.send(sent)
+                    except StopIteration as stop:
+                        return stop.value
+                    sent = yield value
+
+            return steps  # type: ignore[return-value]
+
+        @functools.wraps(fn)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with switch(self._enabled):
+                return fn(*args, **kwargs)
+
+        return run  # type: ignore[return-value]
+
+
+def no_grad() -> switch:
+    """Context or decorator in which nothing is recorded (this thread only)."""
+    return switch(False)
+
+
+def enable_grad() -> switch:
+    """Context or decorator in which recording is on again, inside `no_grad`."""
+    return switch(True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded in this thread."""
+    return mode.enabled

@@ -1,0 +1,162 @@
+"""Reverse mode: the reachable history, and the walk that pulls cotangents back through it.
+
+Knows nodes and rules only: no op, no backend, no array library. What it computes with comes in as `F`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any
+
+from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
+from gpugrad.op import PICK, RECORDING, record
+from gpugrad.state import hooks, retained, writes
+from gpugrad.tensor import Node, Tensor
+
+_seq = attrgetter("seq")
+
+
+def history(roots: Iterable[Node]) -> list[Node]:
+    """Every node that the roots depend on, oldest first. Raises GraphError if part of it is spent."""
+    seen = set(roots)
+    stack = list(seen)
+    while stack:
+        node = stack.pop()
+        if node.saved is None:
+            first = place(*node.attrs["spent"])
+            hint = "pass retain_graph=True there to differentiate twice"
+            raise fail(GraphError, node.op.name, f"this graph was already differentiated by\n    {first}\n  {hint}")
+        for p in node.parents:
+            if p is not None and p not in seen:
+                seen.add(p)
+                stack.append(p)
+    return sorted(seen, key=_seq)
+
+
+def leading_to(targets: Iterable[Node], order: list[Node]) -> set[Node]:
+    """The nodes of `order` (oldest first) from which a target can be reached."""
+    needed = set(targets)
+    for node in order:
+        if any(p in needed for p in node.parents):
+            needed.add(node)
+    return needed
+
+
+def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: bool) -> dict[Node, Any]:
+    """Pull the seeds back through the graph, newest call first; returns the cotangents of targets (or all leaves).
+
+    First order (`F` raw): rules see raw arrays, sums made here grow in place. Otherwise (`F` recording) rules
+    see Tensors tied to the graph, so the result can be differentiated again. Unless `keep`, what each call
+    saved is released as the walk passes it.
+    """
+    graph, spent_at = F is RECORDING, {"spent": user_frame()}
+    order = history(seeds)
+    needed = None if targets is None else leading_to(targets, order)
+    wanted = needed and frozenset(targets or ())
+    grads, found, ours = dict(seeds), {}, set()
+    while order:
+        node = order.pop()
+        g = grads.pop(node, None)
+        if g is None:
+            continue
+        if (hooks and node in hooks) or (retained and node in retained):
+            g = observe(F, node, g)
+        op = node.op
+        if op is None or (wanted and node in wanted):
+            found[node] = g
+            if op is None:
+                continue
+        if op is PICK:
+            whole, i = node.parents[0], node.attrs["index"]
+            slots = grads.setdefault(whole, [None] * whole.op.nout)
+            slots[i] = g if slots[i] is None else slots[i] + g
+            continue
+        saved, parents, attrs, vjps = node.saved, node.parents, node.attrs, op.vjps
+        if node.seq < writes.last:
+            check_writes(node)
+        if graph:
+            saved = tied(node)
+        try:
+            if op.joint is not None:
+                vjps = op.joint(F, g, *saved, **attrs)
+            for i, p in enumerate(parents):
+                if p is None or vjps[i] is None or (needed and p not in needed):
+                    continue
+                pg = vjps[i] if op.joint is not None else vjps[i](F, g, *saved, **attrs)
+                if pg.shape != p.shape or pg.dtype is not p.dtype:
+                    pg = fit(F, pg, p, i)
+                if p not in grads:
+                    if p.op is None and not graph and (pg is g or pg.base is not None or any(pg is s for s in saved)):
+                        pg = pg.copy()  # a leaf's gradient is its own memory, never a view of something shared
+                    grads[p] = pg
+                elif p in ours:
+                    grads[p] += pg
+                else:
+                    grads[p] = grads[p] + pg
+                    if not graph:
+                        ours.add(p)
+        except Exception as error:
+            raise rule_failure(node, error) from error
+        if not keep:
+            node.saved, node.parents, node.attrs = None, (), spent_at
+    return found
+
+
+def fit(F: Any, g: Any, parent: Node, index: int) -> Any:
+    """Undo broadcasting and casting: the cotangent in the parent's own shape and dtype."""
+    shape, want = tuple(g.shape), parent.shape
+    if shape != want:
+        lead = len(shape) - len(want)
+        axes = tuple(i for i in range(len(shape)) if i < lead or (want[i - lead] == 1 and shape[i] != 1))
+        if lead < 0 or any(shape[i] != want[i - lead] for i in range(lead, len(shape)) if i not in axes):
+            raise ShapeError(f"the rule for input {index} gave shape {shape}, expected {want}")
+        g = F.reshape(F.sum(g, axis=axes, keepdims=True), shape=want)
+    return g if g.dtype == parent.dtype else F.astype(g, dtype=parent.dtype)
+
+
+def tied(node: Node) -> tuple[Any, ...]:
+    """A node's saved values as Tensors that belong to the graph; an auxiliary value is withheld as None."""
+    op, saved, parents = node.op, node.saved or (), node.parents
+    n = 1 + len(parents)
+    if op.nout > 1 and saved[0] is not None:
+        out: Any = tuple(record(PICK, {"index": i}, (node,), (), o) for i, o in enumerate(saved[0]))
+    else:
+        out = None if saved[0] is None else Tensor(saved[0], node)
+    inputs = [Tensor(v, p) if hasattr(v, "dtype") else v for v, p in zip(saved[1:n], parents)]
+    return (out, *inputs, *(None for _ in saved[n:]))
+
+
+def observe(F: Any, node: Node, g: Any) -> Any:
+    """Run the hooks of a node on its complete gradient and keep a retained one."""
+    t = g if F is RECORDING else Tensor(F.box(g))
+    for hook in list(hooks.get(node, {}).values()):
+        new = hook(t)
+        if new is not None:
+            if new.shape != node.shape:
+                raise fail(ShapeError, "hook", f"a gradient hook returned shape {new.shape}, expected {node.shape}")
+            t = new
+    if node in retained:
+        old = retained[node]
+        retained[node] = t if old is None else old + t
+    return t if F is RECORDING else t.data
+
+
+def check_writes(node: Node) -> None:
+    """Raise GraphError if a value this call saved was overwritten since, naming both lines."""
+    for value in node.saved or ():
+        hit = None if value is None else writes.since(value, node.seq)
+        if hit is not None:
+            raise fail(
+                GraphError, node.op.name,
+                f"a value saved for the gradient was overwritten by\n    {place(*hit)}\n"
+                f"  after it was used in\n    {place(node.code, node.lasti)}\n  write to a copy, or after backward()",
+            )  # fmt: skip
+
+
+def rule_failure(node: Node, error: Exception) -> Exception:
+    """An error inside a derivative rule, in terms of the forward line."""
+    if isinstance(error, GraphError):
+        return error
+    kind = type(error) if isinstance(error, GpugradError) else GraphError
+    return fail(kind, f"{node.op.name} backward", f"{error}\n  in the gradient of", place(node.code, node.lasti))

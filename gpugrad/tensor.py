@@ -1,0 +1,177 @@
+"""Tensor and Node: the tape's handle round a raw array, and one recorded call. No math here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from gpugrad import backends
+from gpugrad.errors import DTypeError, GraphError, fail, user_frame
+from gpugrad.state import Handle, hooks, next_seq, retained
+
+
+class Node:
+    """One recorded call: raw saved arrays and parent nodes, never a Tensor, so no reference cycles.
+
+    `saved` is None once the graph is spent; `attrs` then names the line that spent it. `seq` is the
+    creation number, which is a topological order. `code` and `lasti` are the user's call site.
+    """
+
+    __slots__ = ("__weakref__", "attrs", "code", "dtype", "lasti", "op", "parents", "saved", "seq", "shape")
+
+    op: Any
+    attrs: dict[str, Any]
+    parents: tuple[Node | None, ...]
+    saved: tuple[Any, ...] | None
+    shape: tuple[int, ...]
+    dtype: Any
+    seq: int
+    code: CodeType
+    lasti: int
+
+
+class Leaf(Node):
+    """A differentiable input: where the walk ends and `.grad` is kept."""
+
+    __slots__ = ("grad",)
+
+    grad: Tensor | None
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.op, self.attrs, self.parents, self.saved = None, {}, (), ()
+        self.shape, self.dtype, self.seq, self.grad = shape, dtype, next_seq(), None
+        self.code, self.lasti = user_frame()
+
+
+class Tensor:
+    """An array on a device, with the node that made it when gradients are recorded.
+
+    `data` is the raw array (NumPy or CuPy); writing to it bypasses the write log. Make tensors with
+    `gpugrad.tensor`, `asarray` or a creation function. Operators and methods are attached from the op table.
+    """
+
+    __slots__ = ("__weakref__", "data", "node")
+    __array_ufunc__ = None  # NumPy operators defer to ours
+    __hash__ = object.__hash__
+
+    data: Any
+    node: Node | None
+
+    def __init__(self, data: Any, node: Node | None = None) -> None:
+        self.data, self.node = data, node
+
+    if TYPE_CHECKING:  # operators and methods come from the table at import
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return self.data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> Any:
+        """Data type of the elements."""
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.data.size  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> str:
+        """Where the array lives: 'cpu' or 'cuda:N'."""
+        return backends.of(self.data).device_of(self.data)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded; assign to switch it on a leaf."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and self.node is None:
+            if self.data.dtype.kind not in "fV":  # V: bfloat16 through ml_dtypes
+                raise fail(DTypeError, "requires_grad", f"only floating-point tensors have gradients, not {self.dtype}")
+            self.node = Leaf(self.data.shape, self.data.dtype)
+        elif not value and self.node is not None:
+            if not self.is_leaf:
+                raise fail(GraphError, "requires_grad", "a computed tensor cannot be switched off; use .detach()")
+            self.node = None
+
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Switch recording on or off in place; returns the tensor. Raises DTypeError for integers."""
+        self.requires_grad = value
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for inputs and constants, False for results of recorded operations."""
+        return self.node is None or self.node.op is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward` accumulated here (leaves, and tensors after `retain_grad`), or None."""
+        if isinstance(self.node, Leaf):
+            return self.node.grad
+        return None if self.node is None else retained.get(self.node)
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if isinstance(self.node, Leaf):
+            self.node.grad = value
+        elif self.node is not None:
+            retained[self.node] = value
+        elif value is not None:
+            raise fail(GraphError, "grad", "this tensor does not require gradients; call requires_grad_() first")
+
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradient."""
+        if self.node is not None:
+            self.grad = None
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of a computed tensor in `.grad` at the next backward."""
+        if self.node is None:
+            raise fail(GraphError, "retain_grad", "this tensor does not require gradients")
+        if self.node.op is not None:
+            retained.setdefault(self.node, None)
+
+    def detach(self) -> Tensor:
+        """The same array without history: a constant to differentiation. Shares memory."""
+        return Tensor(self.data)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
+        """Call `hook(gradient)` when this tensor's gradient is complete; a returned tensor replaces it.
+
+        Hooks run in order of registration. Returns a handle with `remove()`. Raises GraphError for a constant.
+        """
+        if self.node is None:
+            raise fail(GraphError, "register_hook", "this tensor does not require gradients")
+        table = hooks.setdefault(self.node, {})
+        key = next_seq()
+        table[key] = hook
+        return Handle(table, key)
