@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpugrad.errors import GpugradError, ShapeError, describe, fail
-from gpugrad.state import no_grad
+from gpugrad.state import enable_grad, no_grad
+from gpugrad.rules import add_up
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import gradients
 
@@ -20,7 +21,14 @@ class GradientError(GpugradError, AssertionError):
 STENCILS = {"central": ((1, 0.5),), "richardson": ((1, 2 / 3), (2, -1 / 12))}
 
 
-def numgrad(f: Callable[..., Tensor], *inputs: Tensor, index: int = 0, cotangent: Any = None, eps: float | None = None, method: str = "richardson") -> Tensor:
+def numgrad(
+    f: Callable[..., Tensor],
+    *inputs: Tensor,
+    index: int = 0,
+    cotangent: Any = None,
+    eps: float | None = None,
+    method: str = "richardson",
+) -> Tensor:
     """Numeric gradient of sum(cotangent * f(*inputs)) with respect to inputs[index], one element at a time.
 
     method: 'central' is (f(x+h) - f(x-h)) / 2h with error O(h^2); 'richardson' combines steps h and 2h for O(h^4).
@@ -32,7 +40,9 @@ def numgrad(f: Callable[..., Tensor], *inputs: Tensor, index: int = 0, cotangent
     h0 = eps if eps is not None else 6e-6 if method == "central" else 1e-3
     base = inputs[index].numpy(copy=True)
     out = np.zeros_like(base)
-    weights = None if cotangent is None else np.asarray(cotangent.numpy() if isinstance(cotangent, Tensor) else cotangent)
+    weights = (
+        None if cotangent is None else np.asarray(cotangent.numpy() if isinstance(cotangent, Tensor) else cotangent)
+    )
 
     def value(x: Any) -> float:
         point = Tensor(inputs[index].data.copy() if x is None else x)
@@ -54,11 +64,13 @@ def numgrad(f: Callable[..., Tensor], *inputs: Tensor, index: int = 0, cotangent
     return Tensor(out)
 
 
-def gradcheck(f: Callable[..., Tensor], inputs: Sequence[Tensor], *, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 0) -> bool:
+def gradcheck(
+    f: Callable[..., Tensor], inputs: Sequence[Tensor], *, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 0
+) -> bool:
     """Compare reverse-mode gradients of f with numeric ones for every float input; True, or GradientError.
 
-    inputs: float64 tensors (others are constants). A random cotangent weighs the outputs, so no error in one
-    output can hide behind another. Raises DTypeError-free: float32 inputs are refused with ShapeError's sibling.
+    inputs: at least one float64 tensor; others are held constant. A random cotangent weighs the outputs, so that no
+    error in one can hide behind another. Tolerances are relative to the largest element of each gradient.
     """
     varied = [i for i, t in enumerate(inputs) if t.dtype == np.float64]
     if not varied:
@@ -76,11 +88,17 @@ def gradcheck(f: Callable[..., Tensor], inputs: Sequence[Tensor], *, rtol: float
         bad = ~(np.abs(got - want) <= atol + rtol * np.maximum(np.abs(want), np.abs(want).max(initial=0.0)))
         if bad.any():
             at = tuple(int(k) for k in np.argwhere(bad)[0])
-            raise fail(GradientError, "gradcheck", f"input {i} at {list(at)}: rule gives {got[at]!r}, numeric {want[at]!r} ({int(bad.sum())} of {bad.size} elements differ)")
+            raise fail(
+                GradientError,
+                "gradcheck",
+                f"input {i} at {list(at)}: rule gives {got[at]!r}, numeric {want[at]!r} ({int(bad.sum())} of {bad.size} elements differ)",
+            )
     return True
 
 
-def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Tensor], *, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 1) -> bool:
+def gradgradcheck(
+    f: Callable[..., Tensor], inputs: Sequence[Tensor], *, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 1
+) -> bool:
     """Compare second derivatives with numeric derivatives of the gradient; True, or GradientError."""
     varied = [i for i, t in enumerate(inputs) if t.dtype == np.float64]
     rng = np.random.default_rng(seed)
@@ -91,17 +109,15 @@ def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Tensor], *, rtol: f
 
     def first(*leaves: Tensor) -> Tensor:
         """A random mix of the first derivatives, itself differentiable."""
-        live = [t if t.node is not None or i not in varied else Tensor(t.data).requires_grad_() for i, t in enumerate(leaves)]
+        live = [
+            t if t.node is not None or i not in varied else Tensor(t.data).requires_grad_()
+            for i, t in enumerate(leaves)
+        ]
         recording = any(t.node is not None for t in leaves)
-        from gpugrad.state import enable_grad
-
         with enable_grad():
-            found = gradients(f(*live), [live[i] for i in varied], [cotangent], create_graph=recording, unconnected="zero")
-            total = None
-            for g, m in zip(found, mix):
-                part = (g * m).sum()
-                total = part if total is None else total + part
-        assert total is not None
-        return total
+            found = gradients(
+                f(*live), [live[i] for i in varied], [cotangent], create_graph=recording, unconnected="zero"
+            )
+            return add_up([(g * m).sum() for g, m in zip(found, mix)])  # type: ignore[no-any-return]
 
     return gradcheck(first, inputs, rtol=rtol, atol=atol, seed=seed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpugrad.op import Op, Rule, binary, nary, unary
+from gpugrad.op import Op, binary, nary, unary
+from gpugrad.rules import Rule
 
 
 def finish(op: Op, call: Callable[..., Any], doc: str, floating: bool = False) -> Callable[..., Any]:
@@ -17,7 +18,9 @@ def finish(op: Op, call: Callable[..., Any], doc: str, floating: bool = False) -
     return call
 
 
-def elementwise(name: str, fwd: Any, *d: Rule | None, doc: str = "", floating: bool = False, attrs: bool = False, **more: Any) -> Callable[..., Any]:
+def elementwise(
+    name: str, fwd: Any, *d: Rule | None, doc: str = "", floating: bool = False, attrs: bool = False, **more: Any
+) -> Callable[..., Any]:
     """An elementwise op of len(d) arrays; d[i](F, t, out, *inputs) is t times the derivative in input i.
 
     `attrs`: the forward and the rules take keyword attributes. `floating`: integer inputs become the default float.
@@ -28,25 +31,33 @@ def elementwise(name: str, fwd: Any, *d: Rule | None, doc: str = "", floating: b
     return finish(op, call, doc, floating)
 
 
-def linear(name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = False, **more: Any) -> Callable[..., Any]:
+def linear(
+    name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = False, **more: Any
+) -> Callable[..., Any]:
     """An op linear in all its array inputs jointly: its jvp is itself, the rules are its transpose."""
     op = Op(name, fwd, vjps, kind="linear", **more)
     return finish(op, nary(op, promotes=promotes), doc)
 
 
-def multilinear(name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = True, **more: Any) -> Callable[..., Any]:
+def multilinear(
+    name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = True, **more: Any
+) -> Callable[..., Any]:
     """An op linear in each array input separately: its jvp is the product rule."""
     op = Op(name, fwd, vjps, kind="multilinear", **more)
     return finish(op, nary(op, promotes=promotes), doc)
 
 
-def general(name: str, fwd: Any, *vjps: Rule | None, doc: str = "", floating: bool = False, promotes: bool = False, **more: Any) -> Callable[..., Any]:
+def general(
+    name: str, fwd: Any, *vjps: Rule | None, doc: str = "", floating: bool = False, promotes: bool = False, **more: Any
+) -> Callable[..., Any]:
     """Any other differentiable op: give `jvp=` beside the vjp rules (or `joint=`)."""
     op = Op(name, fwd, vjps, kind="general", **more)
     return finish(op, nary(op, floating, promotes), doc)
 
 
-def nondiff(name: str, fwd: Any, arity: int = 1, *, doc: str = "", attrs: bool = False, promotes: bool = True, **more: Any) -> Callable[..., Any]:
+def nondiff(
+    name: str, fwd: Any, arity: int = 1, *, doc: str = "", attrs: bool = False, promotes: bool = True, **more: Any
+) -> Callable[..., Any]:
     """An op that has no derivative (comparisons, argmax, integer functions): never recorded."""
     op = Op(name, fwd, (None,) * arity, kind="nondiff", **more)
     call = nary(op, promotes=promotes) if attrs or arity not in (1, 2) else (unary if arity == 1 else binary)(op, False)

@@ -30,7 +30,7 @@ def set_default_dtype(dtype: Any) -> None:
 
 def is_float(dtype: Any) -> bool:
     """Whether a dtype is a real floating type (bfloat16 of ml_dtypes included: NumPy calls its kind 'V')."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def promote(*dtypes: Any) -> Any:

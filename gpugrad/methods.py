@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from gpugrad import backends, transforms
 from gpugrad.errors import DeviceError, GraphError, ShapeError, describe, fail, locate
 from gpugrad.op import TABLE, binary
-from gpugrad.state import mode, writes
-from gpugrad.tensor import Tensor
+from gpugrad.state import Handle, mode, next_seq, writes
+from gpugrad.tensor import Node, Tensor
 
 OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide",
@@ -22,10 +22,11 @@ OPERATORS = {
     "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
     "neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert",
 }  # fmt: skip
+REFLECTED = frozenset({"add", "sub", "mul", "truediv", "floordiv", "mod", "and", "or", "xor", "lshift", "rshift"})
 NOT_METHODS = frozenset(
-    "broadcast_arrays can_cast concat einsum finfo from_dlpack iinfo isdtype meshgrid multi_dot result_type "
-    "searchsorted stack unstack where broadcast_shapes".split()
-)
+    {"broadcast_arrays", "broadcast_shapes", "can_cast", "concat", "einsum", "finfo", "iinfo", "isdtype", "meshgrid",
+     "result_type", "searchsorted", "stack", "where"}
+)  # fmt: skip
 
 
 def guarded(fn: Any) -> Any:
@@ -50,7 +51,7 @@ def attach(families: list[ModuleType]) -> None:
             continue
         fn = public[name]
         setattr(Tensor, f"__{dunder}__", guarded(fn) if dunder in ("eq", "ne") else fn)
-        if dunder in "add sub mul truediv floordiv mod and or xor lshift rshift".split():
+        if dunder in REFLECTED:
             setattr(Tensor, f"__r{dunder}__", binary(TABLE[name], fn.floating, reflected=True))
         elif dunder in ("pow", "matmul"):
             setattr(Tensor, f"__r{dunder}__", lambda self, other, fn=fn: fn(other, self))
@@ -63,6 +64,30 @@ def method(fn: Any) -> Any:
 
 
 Tensor.backward = transforms.backward  # type: ignore[attr-defined]
+
+
+@method
+def retain_grad(self: Tensor) -> None:
+    """Keep the gradient of a computed tensor in `.grad` at the next backward."""
+    if self.node is None:
+        raise fail(GraphError, "retain_grad", "this tensor does not require gradients")
+    if self.node.op is not None:
+        self.node.grad, Node.observed = self.grad, True
+
+
+@method
+def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Handle:
+    """Call `hook(gradient)` when this tensor's gradient is complete; a returned tensor replaces it.
+
+    Hooks run in order of registration. Returns a handle with `remove()`. Raises GraphError for a constant.
+    """
+    if self.node is None:
+        raise fail(GraphError, "register_hook", "this tensor does not require gradients")
+    if not hasattr(self.node, "hooks"):
+        self.node.hooks, Node.observed = {}, True
+    key = next_seq()
+    self.node.hooks[key] = hook
+    return Handle(self.node.hooks, key)
 
 
 @method
@@ -154,7 +179,9 @@ for _name, _kind in (("bool", bool), ("int", int), ("float", float), ("complex",
 def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
     """NumPy's conversion protocol: CPU tensors only, because a hidden copy from a GPU would be slow."""
     if self.device != "cpu":
-        raise fail(DeviceError, "numpy.asarray", f"the tensor is on {self.device}; call .numpy() to copy it to the host")
+        raise fail(
+            DeviceError, "numpy.asarray", f"the tensor is on {self.device}; call .numpy() to copy it to the host"
+        )
     return np.array(self.data, dtype=dtype, copy=copy)
 
 
@@ -180,9 +207,13 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
             raise fail(ShapeError, "setitem", f"{describe(self)}[{index!r}] = {describe(value)}: {error}") from None
         writes.note(self.data)
     elif self.node is not None and self.node.op is None:
-        raise fail(GraphError, "setitem", "a leaf that requires gradients cannot be assigned to; use y = x.at[i].set(v)")
+        raise fail(
+            GraphError, "setitem", "a leaf that requires gradients cannot be assigned to; use y = x.at[i].set(v)"
+        )
     elif self.data.base is not None and self.node is None:
-        raise fail(GraphError, "setitem", "this tensor is a view; a recorded write would not reach its base. Use .at[i].set(v)")
+        raise fail(
+            GraphError, "setitem", "this tensor is a view; a recorded write would not reach its base. Use .at[i].set(v)"
+        )
     else:
         new = self.at[index].set(value)
         self.data, self.node = new.data, new.node
@@ -197,7 +228,9 @@ def plain(i: Any) -> Any:
 def __repr__(self: Tensor) -> str:
     """Values (never fetched from a GPU above 1,000 elements), dtype, device, and the line that made it."""
     if self.device == "cpu" or self.size <= 1000:
-        body = np.array2string(backends.of(self.data).to_numpy(self.data), separator=", ", prefix="tensor(", threshold=1000)
+        body = np.array2string(
+            backends.of(self.data).to_numpy(self.data), separator=", ", prefix="tensor(", threshold=1000
+        )
     else:
         body = f"<shape {list(self.shape)}>"
     parts = [body, f"dtype={self.dtype}"] + ([] if self.device == "cpu" else [f"device={self.device}"])
@@ -205,7 +238,10 @@ def __repr__(self: Tensor) -> str:
         parts.append("requires_grad=True")
     elif self.node is not None:
         file, line, _ = locate(self.node.code, self.node.lasti)
-        parts.append(f"from={self.node.op.name} at {file.rpartition('/')[2]}:{line}" + ("" if self.node.saved is not None else ", spent"))
+        parts.append(
+            f"from={self.node.op.name} at {file.rpartition('/')[2]}:{line}"
+            + ("" if self.node.saved is not None else ", spent")
+        )
     return f"tensor({', '.join(parts)})"
 
 
@@ -236,4 +272,3 @@ Tensor.mT = property(lambda self: self.swapaxes(-1, -2))  # type: ignore[attr-de
 
 def _not_2d(x: Tensor) -> Tensor:
     raise fail(ShapeError, "T", f"{describe(x)} has {x.ndim} axes, expected 2; use .mT or .permute")
-

@@ -7,8 +7,8 @@ Parameter names are the save list: `_x` is not kept, `x` is kept, `x_shape` keep
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from functools import partial
 from sys import _getframe
 from typing import Any
 
@@ -18,13 +18,12 @@ from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import INTERNAL
 from gpugrad.operands import constant, explain_failure, join, scalar_array
+from gpugrad.rules import DROP, KEEP, PUSH, SHAPE, Rule, expand, save_list
 from gpugrad.state import mode, next_seq, writes
 from gpugrad.tensor import Node, Tensor
 
-Rule = Callable[..., Any]
 TABLE: dict[str, Op] = {}
 NO_ATTRS: dict[str, Any] = {}
-DROP, KEEP, SHAPE = 0, 1, 2
 
 
 class Impls(dict[type, Any]):
@@ -59,7 +58,7 @@ class Op:
         self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
         self.via, self.aux, self.nout = via, aux, nout
         self.impls = Impls(fwd, {k: v for k, v in (("cpu", cpu), ("cuda", cuda)) if v is not None})
-        self.jvp = jvp or {"elementwise": self._push, "linear": self._linear, "multilinear": self._product}.get(kind)
+        self.jvp = jvp or (partial(PUSH[kind], self) if kind in PUSH else None)
         self.keeps = [save_list(r) for r in vjps]
         self.union: dict[Any, Any] = {}
         if name in TABLE:
@@ -79,51 +78,6 @@ class Op:
             lists = [save_list(self.joint)] if self.joint else [k for k, on in zip(self.keeps, tracked) if on]
             codes = self.union[tracked] = tuple(max((expand(k, n)[i] for k in lists), default=DROP) for i in range(n))
         return codes
-
-    def _push(self, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
-        """Elementwise: the Jacobian is diagonal, so the one derivative serves both directions."""
-        parts = [d(F, t, out, *inputs, **attrs) for d, t in zip(self.vjps, ts) if t is not None and d is not None]
-        return F.broadcast_to(add_up(parts), shape=out.shape)
-
-    def _linear(self, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
-        """Linear in all array inputs jointly: the op itself, on tangents."""
-        full = (F.zeros_like(x) if t is None and hasattr(x, "shape") else t for t, x in zip(ts, inputs))
-        return getattr(F, self.name)(*full, **attrs)
-
-    def _product(self, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
-        """Linear in each input separately: the product rule."""
-        run = getattr(F, self.name)
-        return add_up([run(*inputs[:i], t, *inputs[i + 1 :], **attrs) for i, t in enumerate(ts) if t is not None])
-
-
-def add_up(parts: list[Any]) -> Any:
-    """Sum of at least one array, in order."""
-    total = parts[0]
-    for p in parts[1:]:
-        total = total + p
-    return total
-
-
-def save_list(rule: Rule | None) -> tuple[int, ...]:
-    """Read a rule's signature: codes for (out, *inputs, aux); a starred parameter's code is negative minus one."""
-    if rule is None:
-        return ()
-    codes = []
-    for p in list(inspect.signature(rule).parameters.values())[2:]:
-        code = DROP if p.name.startswith("_") else SHAPE if p.name.endswith("_shape") else KEEP
-        if p.kind is p.VAR_POSITIONAL:
-            codes.append(-1 - code)
-        elif p.kind is p.POSITIONAL_OR_KEYWORD:
-            codes.append(code)
-    return tuple(codes)
-
-
-def expand(codes: tuple[int, ...], n: int) -> tuple[int, ...]:
-    """A save list of exactly n codes: a starred entry is repeated, missing ones are dropped values."""
-    for i, c in enumerate(codes):
-        if c < 0:
-            codes = codes[:i] + (-1 - c,) * (n - len(codes) + 1) + codes[i + 1 :]
-    return codes + (DROP,) * (n - len(codes))
 
 
 class Raw:
@@ -164,7 +118,9 @@ def raw(array: Any) -> Raw:
 # --- recording --------------------------------------------------------------------------------------------
 
 
-def record(op: Any, attrs: dict[str, Any], parents: tuple[Node | None, ...], saved: tuple[Any, ...], out: Any) -> Tensor:
+def record(
+    op: Any, attrs: dict[str, Any], parents: tuple[Node | None, ...], saved: tuple[Any, ...], out: Any
+) -> Tensor:
     """Make the node of a call and the tensor that carries it. Called by a dispatcher, whose caller is the user."""
     node = Node.__new__(Node)
     node.op, node.attrs, node.parents, node.saved = op, attrs, parents, saved
@@ -247,7 +203,9 @@ def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, An
         if op.via is not None:
             return op.via(RECORDING, x, y)  # type: ignore[no-any-return]
         keep_out, keep_a, keep_b = keeps[n is not None, m is not None]
-        return record(op, NO_ATTRS, (n, m), (out if keep_out else None, a if keep_a else None, b if keep_b else None), out)
+        return record(
+            op, NO_ATTRS, (n, m), (out if keep_out else None, a if keep_a else None, b if keep_b else None), out
+        )
 
     return call
 
@@ -262,7 +220,7 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
         parents = tuple([alive(x.node) if type(x) is Tensor else None for x in xs])
         if promotes or like is None:
             raws = join(raws)
-        first = next(a for a in raws if hasattr(a, "dtype"))
+        first: Any = next(a for a in raws if hasattr(a, "dtype"))
         if floating and first.dtype.kind in "iub":
             raws = [a.astype(get_default_dtype()) if hasattr(a, "dtype") else a for a in raws]
         live = recorded and mode.enabled and any(p is not None for p in parents)
@@ -292,7 +250,9 @@ def kept(op: Op, parents: tuple[Any, ...], out: Any, raws: list[Any], extra: Any
     """The saved tuple (out, *inputs, aux): values, shapes or None, as the rules' parameter names ask."""
     codes = op.keep(tuple([p is not None for p in parents]))
     values = (out, *raws, extra) if op.aux else (out, *raws)
-    return tuple([v if c == KEEP else np.shape(v) if c == SHAPE else None for v, c in zip(values, codes)])
+    return tuple(
+        [v if c == KEEP else np.shape(v) if c == SHAPE and v is not None else None for v, c in zip(values, codes)]
+    )
 
 
 def inplace(op: Op, written: int) -> Callable[..., None]:

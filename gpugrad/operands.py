@@ -23,7 +23,10 @@ def explain_failure(op: str, error: Exception, args: tuple[Any, ...], attrs: dic
     kind = next((k for base, k in KINDS if isinstance(error, base)), None)
     if kind is None:
         return error
-    shown = ", ".join([describe(a) for a in flat if a is not None] + [f"{k}={v!r}" for k, v in attrs.items() if v is not None and not hasattr(v, "shape")])
+    shown = ", ".join(
+        [describe(a) for a in flat if a is not None]
+        + [f"{k}={v!r}" for k, v in attrs.items() if v is not None and not hasattr(v, "shape")]
+    )
     return fail(kind, op, f"({shown}): {error}")
 
 

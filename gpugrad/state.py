@@ -1,7 +1,4 @@
-"""State beside the graph: recording switch, creation counter, hooks, log of in-place writes.
-
-Kept out of the nodes, so that a plain call pays nothing for what it does not use.
-"""
+"""State beside the graph: recording switch, creation counter, log of in-place writes."""
 
 from __future__ import annotations
 
@@ -27,11 +24,6 @@ class Mode(threading.local):
 
 
 mode = Mode()
-
-
-# Keyed weakly by Node.
-hooks: weakref.WeakKeyDictionary[Any, dict[int, Callable[[Any], Any]]] = weakref.WeakKeyDictionary()
-retained: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 class Writes:
@@ -72,7 +64,7 @@ class Handle:
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
-class switch:  # noqa: N801 - read as a function, like contextlib's
+class switch:
     """Context manager and decorator that sets the recording switch of this thread; generators keep their own."""
 
     def __init__(self, enabled: bool) -> None:

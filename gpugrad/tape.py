@@ -11,7 +11,7 @@ from typing import Any
 
 from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
 from gpugrad.op import PICK, RECORDING, record
-from gpugrad.state import hooks, retained, writes
+from gpugrad.state import writes
 from gpugrad.tensor import Node, Tensor
 
 _seq = attrgetter("seq")
@@ -60,7 +60,7 @@ def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: b
         g = grads.pop(node, None)
         if g is None:
             continue
-        if (hooks and node in hooks) or (retained and node in retained):
+        if Node.observed and (hasattr(node, "hooks") or hasattr(node, "grad")):
             g = observe(F, node, g)
         op = node.op
         if op is None or (wanted and node in wanted):
@@ -69,10 +69,12 @@ def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: b
                 continue
         if op is PICK:
             whole, i = node.parents[0], node.attrs["index"]
-            slots = grads.setdefault(whole, [None] * whole.op.nout)
+            slots = grads.setdefault(whole, [None] * whole.op.nout)  # type: ignore[union-attr, arg-type]
             slots[i] = g if slots[i] is None else slots[i] + g
+            if not keep:
+                node.saved, node.parents, node.attrs = None, (), spent_at
             continue
-        saved, parents, attrs, vjps = node.saved, node.parents, node.attrs, op.vjps
+        saved, parents, attrs, vjps = node.saved or (), node.parents, node.attrs, op.vjps
         if node.seq < writes.last:
             check_writes(node)
         if graph:
@@ -130,15 +132,14 @@ def tied(node: Node) -> tuple[Any, ...]:
 def observe(F: Any, node: Node, g: Any) -> Any:
     """Run the hooks of a node on its complete gradient and keep a retained one."""
     t = g if F is RECORDING else Tensor(F.box(g))
-    for hook in list(hooks.get(node, {}).values()):
+    for hook in list(getattr(node, "hooks", {}).values()):
         new = hook(t)
         if new is not None:
             if new.shape != node.shape:
                 raise fail(ShapeError, "hook", f"a gradient hook returned shape {new.shape}, expected {node.shape}")
             t = new
-    if node in retained:
-        old = retained[node]
-        retained[node] = t if old is None else old + t
+    if node.op is not None and hasattr(node, "grad"):
+        node.grad = t if node.grad is None else node.grad + t
     return t if F is RECORDING else t.data
 
 

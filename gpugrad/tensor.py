@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpugrad import backends
 from gpugrad.errors import DTypeError, GraphError, fail, user_frame
-from gpugrad.state import Handle, hooks, next_seq, retained
+from gpugrad.state import next_seq
 
 
 class Node:
     """One recorded call: raw saved arrays and parent nodes, never a Tensor, so no reference cycles.
 
     `saved` is None once the graph is spent; `attrs` then names the line that spent it. `seq` is the
-    creation number, which is a topological order. `code` and `lasti` are the user's call site.
+    creation number, which is a topological order. `code` and `lasti` are the user's call site. `hooks` and
+    `grad` stay unset (and cost nothing) unless someone asks for them; `observed` tells the walk to look.
     """
 
-    __slots__ = ("__weakref__", "attrs", "code", "dtype", "lasti", "op", "parents", "saved", "seq", "shape")
+    __slots__ = (
+        "__weakref__",
+        "attrs",
+        "code",
+        "dtype",
+        "grad",
+        "hooks",
+        "lasti",
+        "op",
+        "parents",
+        "saved",
+        "seq",
+        "shape",
+    )
+    observed: ClassVar[bool] = False
 
     op: Any
     attrs: dict[str, Any]
@@ -29,14 +44,14 @@ class Node:
     seq: int
     code: CodeType
     lasti: int
+    grad: Tensor | None
+    hooks: dict[int, Callable[[Tensor], Any]]
 
 
 class Leaf(Node):
     """A differentiable input: where the walk ends and `.grad` is kept."""
 
-    __slots__ = ("grad",)
-
-    grad: Tensor | None
+    __slots__ = ()
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.op, self.attrs, self.parents, self.saved = None, {}, (), ()
@@ -135,16 +150,12 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that `backward` accumulated here (leaves, and tensors after `retain_grad`), or None."""
-        if isinstance(self.node, Leaf):
-            return self.node.grad
-        return None if self.node is None else retained.get(self.node)
+        return getattr(self.node, "grad", None)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        if isinstance(self.node, Leaf):
+        if self.node is not None:
             self.node.grad = value
-        elif self.node is not None:
-            retained[self.node] = value
         elif value is not None:
             raise fail(GraphError, "grad", "this tensor does not require gradients; call requires_grad_() first")
 
@@ -153,25 +164,6 @@ class Tensor:
         if self.node is not None:
             self.grad = None
 
-    def retain_grad(self) -> None:
-        """Keep the gradient of a computed tensor in `.grad` at the next backward."""
-        if self.node is None:
-            raise fail(GraphError, "retain_grad", "this tensor does not require gradients")
-        if self.node.op is not None:
-            retained.setdefault(self.node, None)
-
     def detach(self) -> Tensor:
         """The same array without history: a constant to differentiation. Shares memory."""
         return Tensor(self.data)
-
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
-        """Call `hook(gradient)` when this tensor's gradient is complete; a returned tensor replaces it.
-
-        Hooks run in order of registration. Returns a handle with `remove()`. Raises GraphError for a constant.
-        """
-        if self.node is None:
-            raise fail(GraphError, "register_hook", "this tensor does not require gradients")
-        table = hooks.setdefault(self.node, {})
-        key = next_seq()
-        table[key] = hook
-        return Handle(table, key)

@@ -33,7 +33,7 @@ def differentiate(
         if given is not None and given.shape != out.shape:
             raise fail(ShapeError, name, f"the cotangent has shape {list(given.shape)}, expected {list(out.shape)}")
         value, given = (out.detach(), given) if create_graph else (out.data, None if given is None else given.data)
-        g = F.ones_like(value) if given is None else given
+        g = F.ones_like(value) if given is None else given if create_graph or out.node.op else given.copy()
         seeds[out.node] = seeds[out.node] + g if out.node in seeds else g
     with switch(create_graph):
         found = walk(F, seeds, targets, retain_graph or create_graph)
@@ -78,7 +78,11 @@ def gradients(
     if unconnected == "zero":  # constant outputs contribute nothing
         live = [(o, s) for o, s in zip(outs, seeds) if o.node is not None]
         outs, seeds = [o for o, _ in live], [s for _, s in live]
-    found = {} if not outs else differentiate(outs, seeds, [n for n in nodes if n is not None], retain_graph, create_graph, "gradients")
+    found = (
+        {}
+        if not outs
+        else differentiate(outs, seeds, [n for n in nodes if n is not None], retain_graph, create_graph, "gradients")
+    )
     result: list[Tensor | None] = []
     for i, (t, n) in enumerate(zip(ins, nodes)):
         g = None if n is None else found.get(n)
@@ -129,7 +133,9 @@ def value_and_grad(
                 result = f(*(varied.get(i, a) for i, a in enumerate(args)), **kwargs)
                 out, aux = result if has_aux else (result, None)
                 if not isinstance(out, Tensor) or out.size != 1:
-                    raise fail(GraphError, "grad", f"the function must return a one-element tensor, not {describe(out)}")
+                    raise fail(
+                        GraphError, "grad", f"the function must return a one-element tensor, not {describe(out)}"
+                    )
                 leaves = [t for i in positions for t in tree_leaves(varied[i])]
                 found = gradients(out, leaves, create_graph=again, unconnected=unconnected)
         finally:
@@ -198,12 +204,16 @@ class Tape:
         """Context in which nothing is recorded."""
         return no_grad()
 
-    def gradient(self, target: Tensor, sources: Any, cotangent: Tensor | None = None, *, unconnected: str = "none") -> Any:
+    def gradient(
+        self, target: Tensor, sources: Any, cotangent: Tensor | None = None, *, unconnected: str = "none"
+    ) -> Any:
         """Gradient of target with respect to sources (a tensor, or nested dicts and lists of tensors)."""
         leaves = tree_leaves(sources)
         nodes = [self._watched[id(t)][1] if id(t) in self._watched else t.node for t in leaves]
         stand_ins = [Tensor(t.data, n) for t, n in zip(leaves, nodes)]
         keep = self._persistent
-        found = gradients(target, stand_ins, [cotangent], retain_graph=keep, create_graph=self._open, unconnected=unconnected)
+        found = gradients(
+            target, stand_ins, [cotangent], retain_graph=keep, create_graph=self._open, unconnected=unconnected
+        )
         parts = iter(found)
         return tree_map(lambda _: next(parts), sources)

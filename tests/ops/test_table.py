@@ -27,6 +27,7 @@ def tensors(sample: Sample, dtype: str = "float64") -> list[Tensor | None]:
 
 def varied(op, sample: Sample) -> list[int]:
     """Positions that the op differentiates and the sample gives in floating point."""
+
     def has_rule(i):
         return op.joint is not None or (i < len(op.vjps) and op.vjps[i] is not None)
 
@@ -110,7 +111,9 @@ def test_jvp_matches_numeric_and_adjoint(name, sample):
     for k, got in enumerate(outs):
         want = (8 * (sides[0][k] - sides[1][k]) - (sides[2][k] - sides[3][k])) / (12 * h)
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(want).max(initial=0)) * 1e-1)
-    leaves = [Tensor(a).requires_grad_() if i in where else None if a is None else Tensor(a) for i, a in enumerate(args)]
+    leaves = [
+        Tensor(a).requires_grad_() if i in where else None if a is None else Tensor(a) for i, a in enumerate(args)
+    ]
     ys = op.call(*leaves, **sample.attrs)
     ys = ys if isinstance(ys, tuple) else (ys,)
     us = [rng.normal(size=y.shape) for y in ys]

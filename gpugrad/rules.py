@@ -1,0 +1,61 @@
+"""Derivative rules: how a rule's signature is its save list, and the forward rules that follow from an op's kind."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+Rule = Callable[..., Any]
+DROP, KEEP, SHAPE = 0, 1, 2
+
+
+def save_list(rule: Rule | None) -> tuple[int, ...]:
+    """Read a rule's signature: codes for (out, *inputs, aux); a starred parameter's code is negative minus one."""
+    if rule is None:
+        return ()
+    codes = []
+    for p in list(inspect.signature(rule).parameters.values())[2:]:
+        code = DROP if p.name.startswith("_") else SHAPE if p.name.endswith("_shape") else KEEP
+        if p.kind is p.VAR_POSITIONAL:
+            codes.append(-1 - code)
+        elif p.kind is p.POSITIONAL_OR_KEYWORD:
+            codes.append(code)
+    return tuple(codes)
+
+
+def expand(codes: tuple[int, ...], n: int) -> tuple[int, ...]:
+    """A save list of exactly n codes: a starred entry is repeated, missing ones are dropped values."""
+    for i, c in enumerate(codes):
+        if c < 0:
+            codes = codes[:i] + (-1 - c,) * (n - len(codes) + 1) + codes[i + 1 :]
+    return codes + (DROP,) * (n - len(codes))
+
+
+def push_elementwise(op: Any, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
+    """The Jacobian is diagonal, so the one derivative serves both directions."""
+    parts = [d(F, t, out, *inputs, **attrs) for d, t in zip(op.vjps, ts) if t is not None and d is not None]
+    return F.broadcast_to(add_up(parts), shape=out.shape)
+
+
+def push_linear(op: Any, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
+    """Linear in all array inputs jointly: the op itself, on tangents (zero where an input is not varied)."""
+    full = [F.zeros_like(x) if t is None and hasattr(x, "shape") else t for t, x in zip(ts, inputs)]
+    return getattr(F, op.name)(*full, **attrs)
+
+
+def push_multilinear(op: Any, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
+    """Linear in each input separately: the product rule."""
+    run = getattr(F, op.name)
+    return add_up([run(*inputs[:i], t, *inputs[i + 1 :], **attrs) for i, t in enumerate(ts) if t is not None])
+
+
+PUSH = {"elementwise": push_elementwise, "linear": push_linear, "multilinear": push_multilinear}
+
+
+def add_up(parts: list[Any]) -> Any:
+    """Sum of at least one array, in order."""
+    total = parts[0]
+    for p in parts[1:]:
+        total = total + p
+    return total
