@@ -13,8 +13,8 @@ class CPUBackend:
     """NumPy arrays on the host."""
 
     name = "cpu"
-    xp = np
-    array_type = np.ndarray
+    xp: Any = np
+    array_type: type = np.ndarray
 
     def implement(self, fwd: Any, special: dict[str, Any]) -> Any:
         """A NumPy function by name, or a Python function of (xp, *arrays, **attrs) bound to NumPy."""

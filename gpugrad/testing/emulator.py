@@ -59,7 +59,7 @@ class Kernel:
             raise EmulatorError(f"[{self.name}] takes {len(self.signature)} arguments, got {len(args)}")
         boxes = [box(self.name, i, a, kind) for i, (a, kind) in enumerate(zip(args, self.signature))]
         pointers = (ctypes.c_void_p * max(1, len(boxes)))(*[ctypes.addressof(b) for b in boxes])
-        dims = [(ctypes.c_uint * 3)(*(tuple(d) + (1, 1, 1))[:3]) for d in (grid, block)]
+        dims = [(ctypes.c_uint * 3)(*(*d, 1, 1, 1)[:3]) for d in (grid, block)]
         message = self._launch(
             pointers,
             dims[0],
@@ -88,7 +88,8 @@ def box(name: str, i: int, value: Any, kind: str) -> Any:
         return ctypes.c_void_p(value.ctypes.data)
     if not isinstance(value, (np.generic, bool)):
         raise EmulatorError(
-            f"[{name}] argument {i} is {type(value).__name__}, expected a NumPy scalar: CuPy would pass 8 bytes for a {kind} parameter"
+            f"[{name}] argument {i} is {type(value).__name__}, expected a NumPy scalar; CuPy would pass 8 bytes"
+            f" whatever the parameter's width ({kind})"
         )
     scalar = np.asarray(value)
     given = scalar.dtype.kind + str(scalar.dtype.itemsize)
