@@ -5,6 +5,9 @@ The namespace follows the Array API standard, plus the autograd verbs. Importing
 
 from __future__ import annotations
 
+import importlib as _importlib
+from typing import Any as _Any
+
 from gpugrad import methods as _methods
 from gpugrad.backends import is_available
 from gpugrad.check import gradcheck, gradgradcheck, numgrad
@@ -44,6 +47,7 @@ from gpugrad.ops.activation import *
 from gpugrad.ops.creation import *
 from gpugrad.ops.elementwise import *
 from gpugrad.ops.index import *
+from gpugrad.ops.linalg import dot, einsum, matmul, outer, tensordot, vecdot
 from gpugrad.ops.reduce import *
 from gpugrad.ops.shape import *
 from gpugrad.state import enable_grad, is_grad_enabled, no_grad
@@ -53,3 +57,11 @@ from gpugrad.transforms import Tape, grad, gradients, value_and_grad
 _methods.attach([elementwise, activation, reduce, shape, index, linalg])
 
 __version__ = "0.1.0"
+
+_LAZY = frozenset({"data", "optim"})  # subpackages imported at first use, which keeps `import gpugrad` cheap
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpugrad.op import Op, binary, nary, unary
+from gpugrad.op import Op, binary, inplace, nary, unary
 from gpugrad.rules import Rule
 
 
@@ -40,11 +40,11 @@ def linear(
 
 
 def multilinear(
-    name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = True, **more: Any
+    name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = True, attrs: bool = True, **more: Any
 ) -> Callable[..., Any]:
-    """An op linear in each array input separately: its jvp is the product rule."""
+    """An op linear in each array input separately: its jvp is the product rule. attrs=False: two arrays, no keywords."""
     op = Op(name, fwd, vjps, kind="multilinear", **more)
-    return finish(op, nary(op, promotes=promotes), doc)
+    return finish(op, nary(op, promotes=promotes) if attrs else binary(op, False), doc)
 
 
 def general(
@@ -62,3 +62,9 @@ def nondiff(
     op = Op(name, fwd, (None,) * arity, kind="nondiff", **more)
     call = nary(op, promotes=promotes) if attrs or arity not in (1, 2) else (unary if arity == 1 else binary)(op, False)
     return finish(op, call, doc)
+
+
+def update(name: str, fwd: Any, written: int = 1, *, doc: str = "", **more: Any) -> Callable[..., Any]:
+    """An op that overwrites its first `written` arguments (arrays or lists of arrays): no result, no derivative."""
+    op = Op(name, fwd, kind="update", **more)
+    return finish(op, inplace(op, written), doc)

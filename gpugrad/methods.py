@@ -12,6 +12,9 @@ import numpy as np
 from gpugrad import backends, transforms
 from gpugrad.errors import DeviceError, GraphError, ShapeError, describe, fail, locate
 from gpugrad.op import TABLE, binary
+from gpugrad.operands import explain_failure
+from gpugrad.ops.index import At, getitem, raw_index
+from gpugrad.ops.shape import astype, matrix_transpose, to_device, transpose
 from gpugrad.state import Handle, mode, next_seq, writes
 from gpugrad.tensor import Node, Tensor
 
@@ -125,8 +128,8 @@ def to(self: Tensor, target: Any = None, *, device: str | None = None, dtype: An
         device = target
     elif target is not None:
         dtype = target
-    out = self if dtype is None or np.dtype(dtype) == self.dtype else TABLE["astype"].call(self, dtype=np.dtype(dtype))
-    return out if device is None or out.device == device else TABLE["to_device"].call(out, device=device)
+    out = self if dtype is None else astype(self, dtype)
+    return out if device is None else to_device(out, device)
 
 
 @method
@@ -200,28 +203,22 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
     """
     tracked = self.node is not None or (isinstance(value, Tensor) and value.node is not None)
     if not tracked or not mode.enabled:
-        raw_index = tuple(plain(i) for i in index) if isinstance(index, tuple) else plain(index)
         try:
-            self.data[raw_index] = value.data if isinstance(value, Tensor) else value
+            self.data[raw_index(self, index)] = value.data if isinstance(value, Tensor) else value
         except (ValueError, IndexError, TypeError) as error:
-            raise fail(ShapeError, "setitem", f"{describe(self)}[{index!r}] = {describe(value)}: {error}") from None
+            raise explain_failure("setitem", error, (self.data, value), {"index": index}) from None
         writes.note(self.data)
     elif self.node is not None and self.node.op is None:
         raise fail(
             GraphError, "setitem", "a leaf that requires gradients cannot be assigned to; use y = x.at[i].set(v)"
         )
-    elif self.data.base is not None and self.node is None:
+    elif self.data.base is not None:
         raise fail(
             GraphError, "setitem", "this tensor is a view; a recorded write would not reach its base. Use .at[i].set(v)"
         )
     else:
         new = self.at[index].set(value)
         self.data, self.node = new.data, new.node
-
-
-def plain(i: Any) -> Any:
-    """An index entry as the raw array inside."""
-    return i.data if isinstance(i, Tensor) else i
 
 
 @method
@@ -266,8 +263,10 @@ def _restore(values: Any, device: str, requires_grad: bool) -> Tensor:
     return Tensor(backends.get(device).asarray(values, device=device)).requires_grad_(requires_grad)
 
 
-Tensor.T = property(lambda self: TABLE["transpose"].call(self, axes=(1, 0)) if self.ndim == 2 else _not_2d(self))  # type: ignore[attr-defined]
-Tensor.mT = property(lambda self: self.swapaxes(-1, -2))  # type: ignore[attr-defined]
+Tensor.__getitem__ = getitem  # type: ignore[method-assign]
+Tensor.at = property(At)  # type: ignore[attr-defined]
+Tensor.T = property(lambda self: transpose(self) if self.ndim == 2 else _not_2d(self))  # type: ignore[attr-defined]
+Tensor.mT = property(matrix_transpose)  # type: ignore[attr-defined]
 
 
 def _not_2d(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class Op:
     at once and returns a tuple. `jvp(F, tangents, out, *inputs, **attrs)` pushes tangents forward (None:
     not varied). `aux`: the forward returns (out, extra) and rules see extra after the inputs. `via`: a
     composition `(F, *inputs, **attrs)` that stands in when the call itself must be recorded. `nout`: number
-    of outputs when more than one. `kind`: elementwise, linear, multilinear, general or nondiff.
+    of outputs when more than one. `kind`: elementwise, linear, multilinear, general, nondiff, update (in place).
     """
 
     __slots__ = ("aux", "call", "fwd", "impls", "joint", "jvp", "keeps", "kind", "name", "nout", "union", "via", "vjps")
@@ -68,7 +68,7 @@ class Op:
     @property
     def differentiable(self) -> bool:
         """Whether the op has derivative rules."""
-        return self.kind != "nondiff"
+        return self.kind not in ("nondiff", "update")
 
     def keep(self, tracked: tuple[bool, ...]) -> tuple[int, ...]:
         """What to save of (out, *inputs, aux) when just the flagged inputs need gradients; computed once a pattern."""
@@ -93,7 +93,7 @@ class Raw:
 
     def box(self, value: Any) -> Any:
         """An array again, where a NumPy function returned a scalar for a 0-d result."""
-        return value if type(value) is self._cls else np.asarray(value)
+        return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 class Recording:
@@ -216,13 +216,13 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
 
     def call(*xs: Any, **attrs: Any) -> Any:
         like = next((x for x in xs if type(x) is Tensor), None)
-        raws = [x.data if type(x) is Tensor else None if x is None else constant(name, x, like) for x in xs]
+        raws: list[Any] = [x.data if type(x) is Tensor else x if x is None else constant(name, x, like) for x in xs]
         parents = tuple([alive(x.node) if type(x) is Tensor else None for x in xs])
         if promotes or like is None:
             raws = join(raws)
         first: Any = next(a for a in raws if hasattr(a, "dtype"))
         if floating and first.dtype.kind in "iub":
-            raws = [a.astype(get_default_dtype()) if hasattr(a, "dtype") else a for a in raws]
+            raws = [a if not hasattr(a, "dtype") else a.astype(get_default_dtype()) for a in raws]
         live = recorded and mode.enabled and any(p is not None for p in parents)
         if live and op.via is not None:
             return op.via(RECORDING, *xs, **attrs)
@@ -256,16 +256,22 @@ def kept(op: Op, parents: tuple[Any, ...], out: Any, raws: list[Any], extra: Any
 
 
 def inplace(op: Op, written: int) -> Callable[..., None]:
-    """Dispatcher of an op that overwrites its first `written` tensors: never recorded, noted in the write log."""
+    """Dispatcher of an op that overwrites its first `written` arguments: never recorded, noted in the write log.
+
+    An argument is a Tensor or a list of Tensors (None where one is absent).
+    """
+
+    def bare(x: Any) -> Any:
+        return [bare(v) for v in x] if type(x) is list else x.data if isinstance(x, Tensor) else x
 
     def call(*xs: Any, **attrs: Any) -> None:
-        raws = [x.data if isinstance(x, Tensor) else x for x in xs]
+        raws = bare(list(xs))
+        outputs = [a for x in raws[:written] for a in (x if type(x) is list else (x,))]
         try:
-            op.impls[type(raws[0])](*raws, **attrs)
+            op.impls[type(outputs[0])](*raws, **attrs)
         except Exception as error:
             raise explain_failure(op.name, error, tuple(raws), attrs) from None
-        for a in raws[:written]:
-            writes.note(a)
+        writes.note(*outputs)
 
     return call
 

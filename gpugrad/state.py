@@ -26,6 +26,12 @@ class Mode(threading.local):
 mode = Mode()
 
 
+def owner(array: Any) -> Any:
+    """The array whose memory `array` is a view of; itself if it owns it or lives in a foreign buffer."""
+    base = getattr(array, "base", None)
+    return base if hasattr(base, "dtype") else array
+
+
 class Writes:
     """Log of in-place writes: the walk compares a node's age with the last write to what it saved."""
 
@@ -33,17 +39,23 @@ class Writes:
         self.last = 0
         self.log: dict[int, tuple[Any, int, CodeType, int]] = {}
 
-    def note(self, array: Any) -> None:
-        """Remember that `array`'s memory was written now, by the user's current line."""
-        base = array if array.base is None else array.base
-        key = id(base)
+    def note(self, *arrays: Any) -> None:
+        """Remember that the memory of `arrays` was written now, by the user's current line."""
+        code, lasti = user_frame()
         self.last = next_seq()
-        self.log[key] = (weakref.ref(base, lambda _: self.log.pop(key, None)), self.last, *user_frame())
+        for array in arrays:
+            base = owner(array)
+            old = self.log.get(id(base))  # an optimiser writes the same arrays at every step: keep their references
+            self.log[id(base)] = (old[0] if old else self._watch(base), self.last, code, lasti)
+
+    def _watch(self, base: Any) -> Any:
+        """A weak reference that takes the entry out of the log when the memory is freed."""
+        key = id(base)
+        return weakref.ref(base, lambda _: self.log.pop(key, None))
 
     def since(self, array: Any, seq: int) -> tuple[CodeType, int] | None:
         """Where `array`'s memory was last written after `seq`, or None."""
-        base = getattr(array, "base", None)
-        entry = self.log.get(id(array if base is None else base))
+        entry = self.log.get(id(owner(array)))
         return None if entry is None or entry[1] < seq else entry[2:]
 
 

@@ -1,5 +1,292 @@
-"""Family creation."""
+"""Making tensors, and asking about data types. The names and defaults are the Array API's."""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from typing import Any
+
+import numpy as np
+
+from gpugrad import backends, dtypes
+from gpugrad.dtypes import get_default_dtype, promote
+from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.op import RECORDING
+from gpugrad.ops.shape import astype, broadcast_to, operand, reshape, sizes, stack, to_device
+from gpugrad.tensor import Tensor
+
+__all__ = [
+    "arange", "asarray", "can_cast", "empty", "empty_like", "eye", "finfo", "full", "full_like", "get_default_device",
+    "iinfo", "isdtype", "linspace", "meshgrid", "ones", "ones_like", "result_type", "set_default_device", "tensor", "zeros",
+    "zeros_like",
+]  # fmt: skip
+
+_device = ["cpu"]
+KINDS = {
+    "signed integer": "i", "unsigned integer": "u", "integral": "iu", "real floating": "f",
+    "complex floating": "c", "numeric": "iufc",
+}  # fmt: skip
+KNOWN = frozenset(v for v in vars(dtypes).values() if isinstance(v, np.dtype))
+
+
+def get_default_device() -> str:
+    """The device that creation functions use when none is named ('cpu' unless set)."""
+    return _device[0]
+
+
+def set_default_device(device: str) -> None:
+    """Set the device of creation functions. Raises DeviceError, with the reason, if it cannot be used."""
+    backends.get(device)
+    _device[0] = device
+
+
+def dtype_of(dtype: Any, op: str) -> Any:
+    """A dtype argument as a known data type. Raises DTypeError."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise fail(DTypeError, op, f"{dtype!r} is not a data type") from None
+    if found not in KNOWN and found.name != "bfloat16":
+        raise fail(DTypeError, op, f"data type {found.str if not found.isnative else found} is not supported")
+    return found
+
+
+# --- from values ------------------------------------------------------------------------------------------
+
+
+def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of the data.
+
+    data: a number, nested sequences, an array of any layout, or a Tensor (whose history is left behind). Arrays keep
+    their dtype; Python floats take the default float type, integers int64, bools bool. Tensors inside a sequence are
+    stacked, and stay differentiable. Raises ShapeError for ragged sequences, DTypeError for objects, strings, foreign
+    byte order, or requires_grad on integers, DeviceError for a device that cannot be used.
+    """
+    if isinstance(data, Tensor):
+        data = data.data
+    made = _made(data, dtype, device, True, "tensor")
+    return made.requires_grad_() if requires_grad and made.node is None else made
+
+
+def asarray(obj: Any, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """obj as a tensor, sharing its memory where dtype and device allow; a Tensor keeps its history.
+
+    copy: True always copies, False raises ShapeError where a copy would be needed. Raises otherwise as `tensor`.
+    """
+    if not isinstance(obj, Tensor):
+        return _made(obj, dtype, device, copy, "asarray")
+    out = obj if dtype is None else astype(obj, dtype_of(dtype, "asarray"))
+    out = out if device is None else to_device(out, device)
+    if copy is False and out is not obj:
+        raise fail(ShapeError, "asarray", f"{describe(obj)} on {obj.device} cannot be given without a copy")
+    return RECORDING.astype(obj, dtype=obj.dtype) if copy and out is obj else out  # type: ignore[no-any-return]
+
+
+def _made(data: Any, dtype: Any, device: str | None, copy: bool | None, op: str) -> Tensor:
+    want = None if dtype is None else dtype_of(dtype, op)
+    if isinstance(data, (list, tuple)) and _holds_tensor(data):
+        out = stack([d if isinstance(d, Tensor) else _made(d, None, device, None, op) for d in data])
+        out = out if want is None else astype(out, want)
+        return out if device is None else to_device(out, device)  # type: ignore[no-any-return]
+    values, place = data, device
+    if not backends.is_raw(data):
+        try:
+            values = np.asarray(data)
+        except ValueError as error:
+            raise fail(ShapeError, op, f"the sequence is ragged: {error}") from None
+        if copy is False and isinstance(data, (bool, int, float, complex, list, tuple)):
+            raise fail(ShapeError, op, f"a {type(data).__name__} cannot be given without a copy")
+        if want is None and _is_weak(data):
+            want = {"f": get_default_dtype(), "c": promote(dtypes.complex64, get_default_dtype()), "i": dtypes.int64}.get(values.dtype.kind)  # fmt: skip
+    if values.dtype not in KNOWN and values.dtype.name != "bfloat16":
+        hint = "; convert it with .astype(x.dtype.newbyteorder('='))" if not values.dtype.isnative else ""
+        raise fail(DTypeError, op, f"data of type {values.dtype.str if hint else values.dtype} is not supported{hint}")
+    source = backends.of(values)
+    place = place or (source.device_of(values) if backends.is_raw(data) and source.name != "cpu" else get_default_device())
+    target = backends.get(place)
+    if target is not source:
+        if copy is False:
+            raise fail(ShapeError, op, f"{describe(values)} cannot reach {place} without a copy")
+        values = source.to_numpy(values)
+    try:
+        out = target.asarray(values, dtype=want, device=place, copy=copy)
+    except ValueError as error:
+        raise fail(ShapeError, op, f"{describe(values)}: {error}") from None
+    return Tensor(out)
+
+
+def _holds_tensor(data: Any) -> bool:
+    return isinstance(data, Tensor) or (isinstance(data, (list, tuple)) and any(map(_holds_tensor, data)))
+
+
+def _is_weak(data: Any) -> bool:
+    """Whether data is numbers only, or sequences of them: no array whose dtype would have to be kept."""
+    if isinstance(data, (list, tuple)):
+        return all(map(_is_weak, data))
+    return isinstance(data, (bool, int, float, complex)) and type(data).__module__ == "builtins"
+
+
+# --- from a shape or a range ------------------------------------------------------------------------------
+
+
+def _new(name: str, shape: Any, dtype: Any, device: str | None, *args: Any, op: str = "") -> Tensor:
+    """The array module's creation function of this name, on a device."""
+    place = device or get_default_device()
+    backend, want = backends.get(place), get_default_dtype() if dtype is None else dtype_of(dtype, op or name)
+    dims = sizes(shape, (), op or name)
+    if min(dims, default=0) < 0:
+        raise fail(ShapeError, op or name, f"shape {list(dims)} has a negative length")
+    with backend.scope(place):
+        return Tensor(getattr(backend.xp, name)(dims, *args, dtype=want))
+
+
+def zeros(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Zeros, of the default float type unless told otherwise."""
+    return _new("zeros", shape, dtype, device)
+
+
+def ones(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Ones, of the default float type unless told otherwise."""
+    return _new("ones", shape, dtype, device)
+
+
+def empty(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Memory with arbitrary contents, of the default float type unless told otherwise."""
+    return _new("empty", shape, dtype, device)
+
+
+def full(shape: Any, fill_value: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """One value everywhere: bools give bool, integers int64, floats the default float type. A Tensor stays differentiable."""
+    if isinstance(fill_value, Tensor):
+        value = fill_value if dtype is None else astype(fill_value, dtype_of(dtype, "full"))
+        value = value if device is None else to_device(value, device)
+        return value * _new("ones", shape, value.dtype, value.device, op="full")
+    if dtype is None:
+        dtype = np.asarray(fill_value).dtype
+        dtype = get_default_dtype() if dtype.kind == "f" else dtype
+    return _new("full", shape, dtype, device, fill_value)
+
+
+def _like(x: Any, dtype: Any, device: str | None) -> tuple[Any, Any, str]:
+    x = operand(x, "like")
+    return x.shape, x.dtype if dtype is None else dtype, device or x.device
+
+
+def zeros_like(x: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Zeros of x's shape, dtype and device, unless told otherwise."""
+    return zeros(*_like(x, dtype, device))
+
+
+def ones_like(x: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Ones of x's shape, dtype and device, unless told otherwise."""
+    return ones(*_like(x, dtype, device))
+
+
+def empty_like(x: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Memory with arbitrary contents, of x's shape, dtype and device, unless told otherwise."""
+    return empty(*_like(x, dtype, device))
+
+
+def full_like(x: Any, fill_value: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """One value everywhere, in x's shape, dtype and device, unless told otherwise."""
+    shape, dtype, device = _like(x, dtype, device)
+    return full(shape, fill_value, dtype, device)
+
+
+def _ranged(values: Any, whole: bool, dtype: Any, device: str | None, op: str) -> Tensor:
+    """Host numbers, exact or in double precision, as a tensor of integers or of the default float type."""
+    want = dtype_of(dtype, op) if dtype is not None else dtypes.int64 if whole else get_default_dtype()
+    place = device or get_default_device()
+    return Tensor(backends.get(place).asarray(values.astype(want), device=place))
+
+
+def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """start, start + step, ... below stop (from 0 with one argument): int64, or the default float type if one is a float.
+
+    Values are computed in double precision. Raises RangeError for step 0.
+    """
+    start, stop = (0, start) if stop is None else (start, stop)
+    if step == 0:
+        raise fail(RangeError, "arange", "step is 0")
+    whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
+    return _ranged(np.arange(start, stop, step), whole, dtype, device, "arange")
+
+
+def linspace(
+    start: float, stop: float, num: int, *, dtype: Any = None, device: str | None = None, endpoint: bool = True
+) -> Tensor:
+    """num evenly spaced values from start to stop, which is included unless endpoint=False; in double precision, then cast."""
+    if num < 0:
+        raise fail(ShapeError, "linspace", f"num is {num}; expected at least 0")
+    return _ranged(np.linspace(start, stop, num, endpoint=endpoint), False, dtype, device, "linspace")
+
+
+def eye(n_rows: int, n_cols: int | None = None, *, k: int = 0, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Ones on diagonal k, zeros elsewhere."""
+    place = device or get_default_device()
+    backend = backends.get(place)
+    with backend.scope(place):
+        want = get_default_dtype() if dtype is None else dtype_of(dtype, "eye")
+        return Tensor(backend.xp.eye(n_rows, n_cols, k=k, dtype=want))
+
+
+def meshgrid(*xs: Any, indexing: str = "xy") -> list[Any]:
+    """Coordinate arrays from 1-d axes; 'xy' exchanges the first two axes of the result, 'ij' does not. Differentiable."""
+    if indexing not in ("xy", "ij"):
+        raise fail(RangeError, "meshgrid", f"indexing is {indexing!r}; expected 'xy' or 'ij'")
+    given = [operand(x, "meshgrid") for x in xs]
+    if any(x.ndim != 1 for x in given):
+        raise fail(ShapeError, "meshgrid", f"expected 1-d arrays, not {', '.join(map(describe, given))}")
+    order = list(range(len(given)))
+    if indexing == "xy":
+        order[:2] = order[:2][::-1]  # its own inverse
+    shape = [given[i].size for i in order]
+    return [broadcast_to(reshape(x, [-1 if i == n else 1 for i in order]), shape) for n, x in enumerate(given)]
+
+
+# --- data types -------------------------------------------------------------------------------------------
+
+
+def _as_dtype(x: Any, op: str) -> Any:
+    return x.dtype if hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, (np.dtype, type)) else dtype_of(x, op)
+
+
+def result_type(*xs: Any) -> Any:
+    """The dtype that arrays, dtypes and Python numbers combine to: an integer beside a float32 gives float32."""
+    numbers = [x for x in xs if isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic)]
+    found = [_as_dtype(x, "result_type") for x in xs if not any(x is n for n in numbers)]
+    if not found:
+        raise fail(DTypeError, "result_type", "at least one array or data type is needed")
+    out = promote(*found)
+    for n in numbers:
+        if isinstance(n, complex):
+            out = promote(out, dtypes.complex64)
+        elif isinstance(n, float) and out.kind in "biu":
+            out = get_default_dtype()
+        elif type(n) is int and out.kind == "b":
+            out = dtypes.int64
+    return out
+
+
+def can_cast(from_: Any, to: Any) -> bool:
+    """Whether promotion takes `from_` (an array or dtype) to `to` without loss: integers do not cast to floats."""
+    source, target = _as_dtype(from_, "can_cast"), dtype_of(to, "can_cast")
+    return bool(np.can_cast(source, target)) and (source.kind not in "iu" or target.kind in "iu")
+
+
+def finfo(dtype: Any) -> Any:
+    """NumPy's floating-point limits (bits, eps, max, min, smallest_normal) of an array or dtype."""
+    return np.finfo(_as_dtype(dtype, "finfo"))
+
+
+def iinfo(dtype: Any) -> Any:
+    """NumPy's integer limits (bits, max, min) of an array or dtype."""
+    return np.iinfo(_as_dtype(dtype, "iinfo"))
+
+
+def isdtype(dtype: Any, kind: Any) -> bool:
+    """Whether a dtype is of a kind: a dtype, an Array API kind such as 'real floating', or a tuple of those."""
+    if isinstance(kind, tuple):
+        return any(isdtype(dtype, k) for k in kind)
+    found = dtype_of(dtype, "isdtype")
+    if isinstance(kind, str) and kind in KINDS:
+        return found.kind in KINDS[kind] or (found.name == "bfloat16" and kind in ("real floating", "numeric"))
+    return bool(found == dtype_of(kind, "isdtype"))

@@ -1,5 +1,646 @@
-"""Family linalg."""
+"""Products and decompositions of matrices: this file is `gpugrad.linalg`.
+
+Products of every kind come down to `matmul`. Matrices are the last two axes; all others are batch axes.
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpugrad.define import general, linear, multilinear
+from gpugrad.errors import DomainError, RangeError, ShapeError, describe, fail
+from gpugrad.op import RECORDING as G
+from gpugrad.ops import elementwise, reduce
+from gpugrad.ops._axes import normalize_axis, one_axis
+from gpugrad.ops.index import working
+from gpugrad.ops.shape import (
+    astype,
+    expand_dims,
+    matrix_transpose,
+    operand,
+    reshape,
+    roll,
+)
+from gpugrad.tensor import Tensor
+
+__all__ = [
+    "cholesky", "cross", "det", "diag", "diagonal", "dot", "eigh", "einsum", "inv", "kron", "matmul", "matrix_norm",
+    "matrix_power", "matrix_transpose", "outer", "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "tensordot", "trace", "vecdot",
+    "vector_norm",
+]  # fmt: skip
+
+
+# --- matmul -----------------------------------------------------------------------------------------------
+
+
+def _matmul(xp: Any, x: Any, y: Any) -> Any:
+    """Half precision is summed in float32 on the CPU; a stack times one matrix is one product."""
+    if xp is np and x.dtype.itemsize < 4 and x.dtype.kind in "fV":
+        wide = working(x.dtype)
+        return _matmul(xp, x.astype(wide), y.astype(wide)).astype(x.dtype)
+    if y.ndim == 2 < x.ndim and x.shape[-1] == y.shape[0]:
+        return xp.matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[1])
+    return xp.matmul(x, y)
+
+
+def _matmul_vjp_x(F: Any, t: Any, _out: Any, _x: Any, y: Any) -> Any:
+    flat = len(t.shape) < len(y.shape)  # x was 1-d, a row
+    t, y = _as_matrix(F, t, flat, len(y.shape) == 1), y if len(y.shape) > 1 else F.reshape(y, shape=(*y.shape, 1))
+    g = F.matmul(t, F.matrix_transpose(y))
+    return F.reshape(g, shape=(*g.shape[:-2], g.shape[-1])) if flat else g
+
+
+def _matmul_vjp_y(F: Any, t: Any, _out: Any, x: Any, _y: Any) -> Any:
+    flat = len(t.shape) < len(x.shape)  # y was 1-d, a column
+    t, x = _as_matrix(F, t, len(x.shape) == 1, flat), x if len(x.shape) > 1 else F.reshape(x, shape=(1, *x.shape))
+    g = F.matmul(F.matrix_transpose(x), t)
+    return F.reshape(g, shape=g.shape[:-1]) if flat else g
+
+
+def _as_matrix(F: Any, t: Any, row: bool, column: bool) -> Any:
+    """The cotangent with the length-1 axes back that a 1-d operand left out."""
+    if not (row or column):
+        return t
+    n = len(t.shape) - (not row) - (not column)
+    return F.reshape(t, shape=(*t.shape[:n], *((1,) if row else t.shape[n : n + 1]), *((1,) if column else t.shape[-1:])))
+
+
+matmul = multilinear(
+    "matmul", _matmul, _matmul_vjp_x, _matmul_vjp_y, attrs=False,
+    doc="Matrix product of the last two axes, batch axes broadcast; a 1-d operand is a row on the left, a column on the right.",
+)  # fmt: skip
+
+
+# --- einsum -----------------------------------------------------------------------------------------------
+
+
+def einsum(subscripts: str, *operands: Any) -> Any:
+    """Sum of products by Einstein's convention, such as 'bij,bjk->bik'; differentiable to any order.
+
+    Ellipsis, implicit output, repeated letters within an operand (its diagonal) and broadcasting of length-1 axes work
+    as in NumPy. Several operands are contracted in pairs, in an order chosen to cost little, each pair as one matmul.
+    Raises ShapeError for malformed subscripts or lengths that do not match.
+    """
+    like = next((x for x in operands if isinstance(x, Tensor)), None)
+    xs = [operand(x, "einsum", like) for x in operands]
+    terms, out = _terms(subscripts, xs)
+    pairs = [_diagonals(x, term) for x, term in zip(xs, terms)]
+    lengths: dict[str, int] = {}
+    for x, term in pairs:
+        for c, n in zip(term, x.shape):
+            known = lengths.setdefault(c, n)
+            if n != known and 1 not in (n, known):
+                raise _einsum_error(subscripts, xs, f"axis {c!r} has lengths {known} and {n}")
+            lengths[c] = n if known == 1 else known
+    pairs = [_without_ones(x, term, lengths) for x, term in pairs]
+    while len(pairs) > 1:
+        i, j = _cheapest(pairs, out, lengths) if len(pairs) > 2 else (0, 1)
+        others = [p for k, p in enumerate(pairs) if k not in (i, j)]
+        keep = set(out).union(*(term for _, term in others))
+        pairs = [*others, _contract(*pairs[i], *pairs[j], keep, out)]
+    x, term = _summed(*pairs[0], set(out))
+    return _ordered(x, term, out)
+
+
+def _einsum_error(subscripts: str, xs: list[Tensor], reason: str) -> Exception:
+    return fail(ShapeError, "einsum", f"{subscripts!r} of {', '.join(map(describe, xs))}: {reason}")
+
+
+def _terms(subscripts: str, xs: list[Tensor]) -> tuple[list[str], str]:
+    """One string of letters per operand, and the output's: ellipses written out, the implicit output found."""
+    text = subscripts.replace(" ", "")
+    left, arrow, right = text.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(xs):
+        raise _einsum_error(subscripts, xs, f"{len(terms)} terms for {len(xs)} operands")
+    extra = 0  # the most axes that an ellipsis stands for
+    for x, term in zip(xs, terms):
+        named = len(term.replace("...", "", 1))
+        if x.ndim < named or ("..." not in term and x.ndim != named):
+            raise _einsum_error(subscripts, xs, f"{term!r} names {named} axes of {describe(x)}")
+        extra = max(extra, x.ndim - named)
+    dots = [chr(0x100 + i) for i in range(extra)]  # letters that no user writes
+
+    def written(term: str, count: int) -> str:
+        return term.replace("...", "".join(dots[extra - count :]), 1)
+
+    full = [written(term, x.ndim - len(term.replace("...", "", 1))) for x, term in zip(xs, terms)]
+    counts = Counter("".join(terms).replace(".", ""))
+    out = written(right if arrow else "..." + "".join(sorted(c for c, n in counts.items() if n == 1)), extra)
+    for c in "".join(full) + out:
+        if not c.isalpha():
+            raise _einsum_error(subscripts, xs, f"unexpected {c!r}")
+    if len(set(out)) != len(out) or not set(out) <= set("".join(full)):
+        raise _einsum_error(subscripts, xs, "output letters must be different and stand in an operand")
+    return full, out
+
+
+def _diagonals(x: Any, term: str) -> tuple[Any, str]:
+    """Axes that share a letter become their diagonal."""
+    while len(set(term)) < len(term):
+        c = next(c for c in term if term.count(c) > 1)
+        i = term.index(c)
+        j = term.index(c, i + 1)
+        if x.shape[i] != x.shape[j]:
+            raise fail(ShapeError, "einsum", f"axes {c!r} of {describe(x)} have lengths {x.shape[i]} and {x.shape[j]}")
+        x = diagonal(x, axis1=i, axis2=j)
+        term = term[:i] + term[i + 1 : j] + term[j + 1 :] + c
+    return x, term
+
+
+def _without_ones(x: Any, term: str, lengths: dict[str, int]) -> tuple[Any, str]:
+    """Length-1 axes that broadcast against a longer one are dropped: the operand is constant along them."""
+    keep = [c for c, n in zip(term, x.shape) if n == lengths[c]]
+    if len(keep) < len(term):
+        x = reshape(x, tuple(lengths[c] for c in keep))
+    return x, "".join(keep)
+
+
+def _cheapest(pairs: list[tuple[Any, str]], out: str, lengths: dict[str, int]) -> tuple[int, int]:
+    """The pair whose contraction shrinks the total size most; of equals the one with the fewest products."""
+
+    def cost(i: int, j: int) -> tuple[int, int]:
+        union = set(pairs[i][1]) | set(pairs[j][1])
+        keep = set(out).union(*(term for k, (_, term) in enumerate(pairs) if k not in (i, j)))
+        size = math.prod(lengths[c] for c in union & keep)
+        return size - pairs[i][0].size - pairs[j][0].size, math.prod(lengths[c] for c in union)
+
+    return min(((i, j) for j in range(len(pairs)) for i in range(j)), key=lambda ij: cost(*ij))
+
+
+def _summed(x: Any, term: str, keep: set[str]) -> tuple[Any, str]:
+    """Letters that nothing else needs are summed away."""
+    gone = tuple(i for i, c in enumerate(term) if c not in keep)
+    return (G.sum(x, axis=gone, keepdims=False), "".join(c for c in term if c in keep)) if gone else (x, term)
+
+
+def _ordered(x: Any, term: Sequence[str], want: Sequence[str]) -> Any:
+    axes = tuple(term.index(c) for c in want)
+    return x if axes == tuple(range(len(axes))) else G.transpose(x, axes=axes)
+
+
+def _contract(x: Any, a: str, y: Any, b: str, keep: set[str], out: str) -> tuple[Any, str]:
+    """Product of two operands summed over the letters outside `keep`: one matmul, or one multiply if none is summed."""
+    x, a = _summed(x, a, keep | set(b))
+    y, b = _summed(y, b, keep | set(a))
+    summed = [c for c in a if c in b and c not in keep]
+    both = sorted((c for c in a if c in b and c in keep), key=lambda c: out.find(c))
+    left, right = ([c for c in term if c not in both and c not in summed] for term in (a, b))
+    if not summed or (both and not left and not right):
+        whole = both + left + right + summed
+        product = _spread_out(x, a, whole) * _spread_out(y, b, whole)
+        return _summed(product, "".join(whole), keep)
+    length = dict(zip(a + b, (*x.shape, *y.shape)))
+    batch, rows, columns, inner = ([length[c] for c in part] for part in (both, left, right, summed))
+    x = _grouped(_ordered(x, a, both + left + summed), (*batch, math.prod(rows), math.prod(inner)))
+    y = _grouped(_ordered(y, b, both + summed + right), (*batch, math.prod(inner), math.prod(columns)))
+    return _grouped(matmul(x, y), (*batch, *rows, *columns)), "".join(both + left + right)
+
+
+def _grouped(x: Any, shape: tuple[int, ...]) -> Any:
+    return x if tuple(x.shape) == shape else G.reshape(x, shape=shape)
+
+
+def _spread_out(x: Any, term: str, whole: list[str]) -> Any:
+    """x with its axes in the order of `whole`, and length 1 where it lacks a letter."""
+    mine = [c for c in whole if c in term]
+    length = dict(zip(term, x.shape))
+    return _grouped(_ordered(x, term, mine), tuple(length.get(c, 1) for c in whole))
+
+
+# --- products on matmul -----------------------------------------------------------------------------------
+
+
+def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
+    """Sum over paired axes: the last n of x with the first n of y, or the given (axes of x, axes of y)."""
+    x, y = operand(x, "tensordot"), operand(y, "tensordot")
+    if isinstance(axes, int):
+        if not 0 <= axes <= min(x.ndim, y.ndim):
+            raise fail(ShapeError, "tensordot", f"axes={axes} for {describe(x)} and {describe(y)}")
+        axes = (tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes)))
+    ax, ay = (normalize_axis(a, v.ndim, "tensordot") for a, v in zip(axes, (x, y)))
+    if [x.shape[i] for i in ax] != [y.shape[j] for j in ay]:
+        raise fail(ShapeError, "tensordot", f"axes {list(ax)} of {describe(x)} and {list(ay)} of {describe(y)} differ in length")  # fmt: skip
+    a, b = ([chr(0x100 + start + i) for i in range(v.ndim)] for v, start in ((x, 0), (y, x.ndim)))
+    for i, j in zip(ax, ay):
+        b[j] = a[i]
+    out = "".join([c for c in a if c not in b] + [c for c in b if c not in a])
+    product, term = _contract(x, "".join(a), y, "".join(b), set(out), out)
+    return _ordered(product, term, out)
+
+
+def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
+    """Sum of products along an axis, other axes broadcast."""
+    x, y = operand(x, "vecdot"), operand(y, "vecdot")
+    if x.ndim == y.ndim == 1:
+        return matmul(x, y)
+    axis = one_axis(axis, min(x.ndim, y.ndim), "vecdot") - min(x.ndim, y.ndim)
+    if x.shape[axis] != y.shape[axis]:
+        raise fail(ShapeError, "vecdot", f"axis {axis} of {describe(x)} and {describe(y)} differs in length")
+    product = x * y
+    return G.sum(product, axis=(product.ndim + axis,), keepdims=False)
+
+
+def dot(x: Any, y: Any) -> Any:
+    """NumPy's dot: product with a number, inner product of vectors, else the last axis of x with y's second to last."""
+    x, y = operand(x, "dot"), operand(y, "dot")
+    if x.ndim == 0 or y.ndim == 0:
+        return x * y
+    return matmul(x, y) if x.ndim <= 2 and y.ndim <= 2 else tensordot(x, y, ((-1,), (-2 if y.ndim > 1 else -1,)))
+
+
+def outer(x: Any, y: Any) -> Any:
+    """Products of every element of x with every element of y; both are flattened. Shape (x.size, y.size)."""
+    return reshape(x, (-1, 1)) * reshape(y, (1, -1))
+
+
+def kron(x: Any, y: Any) -> Any:
+    """Kronecker product: every element of x times the whole of y, as blocks."""
+    x, y = operand(x, "kron"), operand(y, "kron")
+    n = max(x.ndim, y.ndim)
+    a, b = ((1,) * (n - v.ndim) + tuple(v.shape) for v in (x, y))
+    product = reshape(x, tuple(k for m in a for k in (m, 1))) * reshape(y, tuple(k for m in b for k in (1, m)))
+    return reshape(product, tuple(p * q for p, q in zip(a, b)))
+
+
+def cross(x: Any, y: Any, axis: int = -1) -> Any:
+    """Vector product of 3-vectors along an axis, other axes broadcast."""
+    x, y = operand(x, "cross"), operand(y, "cross")
+    if x.shape[axis] != 3 or y.shape[axis] != 3:
+        raise fail(ShapeError, "cross", f"axis {axis} of {describe(x)} and {describe(y)} must have length 3")
+    return roll(x * roll(y, -1, axis) - roll(x, -1, axis) * y, -1, axis)
+
+
+def matrix_power(x: Any, n: int) -> Any:
+    """The n-th power of a square matrix, by repeated squaring; n < 0 powers the inverse."""
+    x = _square(x, "matrix_power")
+    if n < 0:
+        x, n = inv(x), -n
+    result = None if n else _on_diagonal(G, G.ones_like(x[..., 0]))
+    while n:
+        if n & 1:
+            result = x if result is None else matmul(result, x)
+        n >>= 1
+        x = matmul(x, x) if n else x
+    return result
+
+
+# --- norms ------------------------------------------------------------------------------------------------
+
+
+def vector_norm(x: Any, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
+    """(sum |x|^ord)^(1/ord) over axes (all by default); inf and -inf are the largest and smallest |x|, 0 counts nonzeros."""
+    x = operand(x, "vector_norm")
+    if ord == 2:
+        return reduce.norm(x, axis, keepdims=keepdims)
+    size = elementwise.abs(x)
+    if ord in (math.inf, -math.inf):
+        return (reduce.max if ord > 0 else reduce.min)(size, axis, keepdims=keepdims)
+    if ord == 0:
+        return reduce.sum(astype(size != 0, x.dtype), axis, keepdims=keepdims)
+    return reduce.sum(size if ord == 1 else size**ord, axis, keepdims=keepdims) ** (1 / ord)
+
+
+def matrix_norm(x: Any, *, keepdims: bool = False, ord: Any = "fro") -> Any:
+    """A norm of each matrix: 'fro', 'nuc' (sum of singular values), 2 and -2 (largest, smallest singular value), 1 and -1
+    (largest, smallest column sum of |x|), inf and -inf (the same of rows). Raises RangeError for others."""
+    x = operand(x, "matrix_norm")
+    if ord == "fro":
+        return reduce.norm(x, (-2, -1), keepdims=keepdims)
+    if ord not in ("nuc", 2, -2, 1, -1, math.inf, -math.inf):
+        raise fail(RangeError, "matrix_norm", f"ord is {ord!r}; expected 'fro', 'nuc', 1, -1, 2, -2, inf or -inf")
+    if ord == "nuc":
+        out = reduce.sum(svdvals(x), -1)
+    else:
+        parts = svdvals(x) if abs(ord) == 2 else reduce.sum(elementwise.abs(x), -1 if abs(ord) == math.inf else -2)
+        out = (reduce.max if ord > 0 else reduce.min)(parts, -1)
+    return expand_dims(out, (-2, -1)) if keepdims else out
+
+
+# --- diagonals --------------------------------------------------------------------------------------------
+
+
+def _undiagonal(xp: Any, t: Any, offset: int, axis1: int, axis2: int, shape: tuple[int, ...]) -> Any:
+    out = xp.zeros(shape, t.dtype)
+    i = xp.arange(t.shape[-1])
+    xp.moveaxis(out, (axis1, axis2), (-2, -1))[..., i + max(-offset, 0), i + max(offset, 0)] = t
+    return out
+
+
+_diagonal = linear(
+    "diagonal", lambda xp, x, offset, axis1, axis2: xp.diagonal(x, offset, axis1, axis2),
+    lambda F, t, _out, x_shape, offset, axis1, axis2: F.undiagonal(t, offset=offset, axis1=axis1, axis2=axis2, shape=x_shape),
+)  # fmt: skip
+_undiag = linear(
+    "undiagonal", _undiagonal,
+    lambda F, t, _out, _x, offset, axis1, axis2, shape: F.diagonal(t, offset=offset, axis1=axis1, axis2=axis2),
+    doc="Zeros of `shape` with t on a diagonal.",
+)  # fmt: skip
+
+
+def diagonal(x: Any, *, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Any:
+    """The diagonal of two axes as a new last axis; offset > 0 is above the main one. A read-only view."""
+    x = operand(x, "diagonal")
+    i, j = normalize_axis((axis1, axis2), x.ndim, "diagonal")
+    return _diagonal(x, offset=offset, axis1=i, axis2=j)
+
+
+def diag(x: Any, k: int = 0) -> Any:
+    """Diagonal k of a matrix, or the square matrix with the given vector on it."""
+    x = operand(x, "diag")
+    if x.ndim == 2:
+        return diagonal(x, offset=k)
+    if x.ndim != 1:
+        raise fail(ShapeError, "diag", f"{describe(x)} has {x.ndim} axes, expected 1 or 2")
+    n = x.size + abs(k)
+    return _undiag(x, offset=k, axis1=0, axis2=1, shape=(n, n))
+
+
+def trace(x: Any, *, offset: int = 0) -> Any:
+    """Sum of the diagonal of the last two axes."""
+    d = diagonal(x, offset=offset)
+    return G.sum(d, axis=(d.ndim - 1,), keepdims=False)
+
+
+# --- inverses and decompositions --------------------------------------------------------------------------
+
+
+def _lapack(fwd: Callable[..., Any]) -> Callable[..., Any]:
+    """Half precision computes in float32, and a singular matrix is a DomainError."""
+
+    @functools.wraps(fwd)
+    def run(xp: Any, *xs: Any, **attrs: Any) -> Any:
+        kind = xs[0].dtype
+        try:
+            out = fwd(xp, *(x.astype(working(x.dtype), copy=False) for x in xs), **attrs)
+        except np.linalg.LinAlgError as error:
+            raise fail(DomainError, fwd.__name__.strip("_"), f"{', '.join(map(describe, xs))}: {error}") from None
+        return tuple(o.astype(kind, copy=False) for o in out) if isinstance(out, tuple) else out.astype(kind, copy=False)
+
+    return run
+
+
+def _square(x: Any, op: str) -> Tensor:
+    x = operand(x, op)
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        raise fail(ShapeError, op, f"{describe(x)} is not a square matrix or a stack of them")
+    return x
+
+
+def mT(F: Any, x: Any) -> Any:
+    """The last two axes exchanged, in a rule."""
+    return F.matrix_transpose(x)
+
+
+def _halved(F: Any, x: Any) -> Any:
+    """The lower triangle with half the diagonal: what a symmetric change means for a triangular factor."""
+    return (F.tril(x, k=0) + F.tril(x, k=-1)) * 0.5
+
+
+def _columns(F: Any, t: Any) -> Any:
+    """A number per matrix, as a 1 by 1 matrix."""
+    return F.reshape(t, shape=(*t.shape, 1, 1))
+
+
+@_lapack
+def _inv(xp: Any, x: Any) -> Any:
+    return xp.linalg.inv(x)
+
+
+@_lapack
+def _det(xp: Any, x: Any) -> Any:
+    return xp.linalg.det(x)
+
+
+@_lapack
+def _slogdet(xp: Any, x: Any) -> Any:
+    return tuple(xp.linalg.slogdet(x))
+
+
+@_lapack
+def _solve(xp: Any, x: Any, y: Any) -> Any:
+    return xp.linalg.solve(x, y)
+
+
+@_lapack
+def _cholesky(xp: Any, x: Any) -> Any:
+    return xp.linalg.cholesky((x + x.swapaxes(-1, -2)) / 2)
+
+
+@_lapack
+def _eigh(xp: Any, x: Any) -> Any:
+    return tuple(xp.linalg.eigh((x + x.swapaxes(-1, -2)) / 2))
+
+
+@_lapack
+def _svd(xp: Any, x: Any) -> Any:
+    return tuple(xp.linalg.svd(x, full_matrices=False))
+
+
+@_lapack
+def _qr(xp: Any, x: Any) -> Any:
+    return tuple(xp.linalg.qr(x))
+
+
+def _gaps(F: Any, w: Any) -> Any:
+    """1 / (w[j] - w[i]) off the diagonal, 0 on it."""
+    n, lead = w.shape[-1], tuple(w.shape[:-1])
+    one = _on_diagonal(F, F.ones_like(w))
+    return (1 - one) / (F.reshape(w, shape=(*lead, 1, n)) - F.reshape(w, shape=(*lead, n, 1)) + one)
+
+
+def _on_diagonal(F: Any, w: Any) -> Any:
+    n, k = w.shape[-1], len(w.shape)
+    return F.undiagonal(w, offset=0, axis1=k - 1, axis2=k, shape=(*w.shape, n))
+
+
+def _diagonal_of(F: Any, x: Any) -> Any:
+    return F.diagonal(x, offset=0, axis1=len(x.shape) - 2, axis2=len(x.shape) - 1)
+
+
+def _symmetric(F: Any, x: Any) -> Any:
+    return (x + mT(F, x)) * 0.5
+
+
+def _total(F: Any, x: Any) -> Any:
+    return F.sum(x, axis=(len(x.shape) - 2, len(x.shape) - 1), keepdims=False)
+
+
+def _right_solve(F: Any, x: Any, y: Any) -> Any:
+    """x times the inverse of y."""
+    return mT(F, F.solve(mT(F, y), mT(F, x)))
+
+
+def _inv_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
+    return -F.matmul(F.matmul(mT(F, out), t), mT(F, out))
+
+
+def _solve_vjp_x(F: Any, t: Any, out: Any, x: Any, _y: Any) -> Any:
+    return -F.matmul(F.solve(mT(F, x), t), mT(F, out))
+
+
+def _solve_jvp(F: Any, ts: Any, out: Any, x: Any, y: Any) -> Any:
+    parts = [] if ts[1] is None else [ts[1]]
+    parts += [] if ts[0] is None else [-F.matmul(ts[0], out)]
+    return F.solve(x, parts[0] if len(parts) == 1 else parts[0] + parts[1])
+
+
+def _slogdet_vjp(F: Any, t: Any, _out: Any, x: Any) -> Any:
+    return F.zeros_like(x) if t[1] is None else _columns(F, t[1]) * mT(F, F.inv(x))
+
+
+def _cholesky_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
+    """Murray 2016, eq. 9: the inverse factor from both sides of the halved triangle."""
+    inner = _halved(F, F.matmul(mT(F, out), F.tril(t, k=0)))
+    return _symmetric(F, _right_solve(F, F.solve(mT(F, out), inner), out))
+
+
+def _cholesky_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
+    return F.matmul(out, _halved(F, _right_solve(F, F.solve(out, _symmetric(F, ts[0])), mT(F, out))))
+
+
+def _eigh_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
+    """Giles 2008, section 3.1. Where eigenvalues coincide their vectors, and so this gradient, are undefined."""
+    (w, v), (tw, tv) = out, t
+    inner = 0.0 if tw is None else _on_diagonal(F, tw)
+    inner = inner if tv is None else F.matmul(mT(F, v), tv) * _gaps(F, w) + inner
+    return _symmetric(F, F.matmul(F.matmul(v, inner), mT(F, v)))
+
+
+def _eigh_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
+    w, v = out
+    moved = F.matmul(F.matmul(mT(F, v), _symmetric(F, ts[0])), v)
+    return _diagonal_of(F, moved), F.matmul(v, moved * _gaps(F, w))
+
+
+def _svd_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
+    """Townsend 2016. Undefined where singular values coincide or, with cotangents of u or v, vanish."""
+    (u, s, vh), (tu, ts, tvh) = out, t
+    inner: Any = 0.0 if ts is None else _on_diagonal(F, ts)
+    rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
+    columns, left, right = mT(F, rows), None, None
+    if tu is not None:
+        turn = F.matmul(mT(F, u), tu)
+        inner = (turn - mT(F, turn)) * gaps * rows + inner
+        left = F.matmul((tu - F.matmul(u, turn)) / rows, vh)
+    if tvh is not None:
+        turn = F.matmul(vh, mT(F, tvh))
+        inner = columns * ((turn - mT(F, turn)) * gaps) + inner
+        right = F.matmul(u, (tvh - F.matmul(mT(F, turn), vh)) / columns)
+    total = F.matmul(F.matmul(u, inner), vh)
+    total = total if left is None else total + left
+    return total if right is None else total + right
+
+
+def _svd_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
+    (u, s, vh), (dx,) = out, ts
+    v = mT(F, vh)
+    moved = F.matmul(F.matmul(mT(F, u), dx), v)
+    rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
+    columns = mT(F, rows)
+    out_u, out_v = F.matmul(dx, v), F.matmul(mT(F, dx), u)
+    du = F.matmul(u, gaps * (moved * rows + columns * mT(F, moved))) + (out_u - F.matmul(u, F.matmul(mT(F, u), out_u))) / rows
+    dv = F.matmul(v, gaps * (columns * moved + mT(F, moved) * rows)) + (out_v - F.matmul(v, F.matmul(vh, out_v))) / rows
+    return du, _diagonal_of(F, moved), mT(F, dv)
+
+
+def _qr_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
+    """Walter and Lehmann 2018, for full column rank."""
+    (q, r), (tq, tr) = out, t
+    tr = F.zeros_like(r) if tr is None else tr
+    tq = F.zeros_like(q) if tq is None else tq
+    inner = F.matmul(r, mT(F, tr)) - F.matmul(mT(F, tq), q)
+    mirrored = F.tril(inner, k=0) + mT(F, F.tril(inner, k=-1))
+    return _right_solve(F, tq + F.matmul(q, mirrored), mT(F, r))
+
+
+def _qr_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
+    q, r = out
+    c = _right_solve(F, ts[0], r)
+    b = F.matmul(mT(F, q), c)
+    skew = F.tril(b, k=-1) - mT(F, F.tril(b, k=-1))
+    return F.matmul(q, skew) + c - F.matmul(q, b), F.matmul(b - skew, r)
+
+
+_inv_ = general("inv", _inv, _inv_vjp, jvp=lambda F, ts, out, _x: -F.matmul(F.matmul(out, ts[0]), out), floating=True)
+_det_ = general(
+    "det", _det, lambda F, t, out, x: _columns(F, t * out) * mT(F, F.inv(x)), floating=True,
+    jvp=lambda F, ts, out, x: out * _total(F, F.inv(x) * mT(F, ts[0])),
+)  # fmt: skip
+_slogdet_ = general(
+    "slogdet", _slogdet, _slogdet_vjp, nout=2, floating=True,
+    jvp=lambda F, ts, out, x: (F.zeros_like(out[0]), _total(F, F.inv(x) * mT(F, ts[0]))),
+)  # fmt: skip
+_solve_ = general(
+    "solve", _solve, _solve_vjp_x, lambda F, t, _out, x, _y: F.solve(mT(F, x), t), jvp=_solve_jvp, floating=True, promotes=True,
+)  # fmt: skip
+_cholesky_ = general("cholesky", _cholesky, _cholesky_vjp, jvp=_cholesky_jvp, floating=True)
+_eigh_ = general("eigh", _eigh, _eigh_vjp, jvp=_eigh_jvp, nout=2, floating=True)
+_svd_ = general("svd", _svd, _svd_vjp, jvp=_svd_jvp, nout=3, floating=True)
+_qr_ = general("qr", _qr, _qr_vjp, jvp=_qr_jvp, nout=2, floating=True)
+
+
+def inv(x: Any) -> Any:
+    """The inverse of each square matrix. Raises DomainError for a singular one."""
+    return _inv_(_square(x, "inv"))
+
+
+def det(x: Any) -> Any:
+    """The determinant of each square matrix; its gradient needs an invertible one."""
+    return _det_(_square(x, "det"))
+
+
+def slogdet(x: Any) -> tuple[Any, Any]:
+    """(sign, log of the absolute value) of the determinant, without overflow."""
+    return _slogdet_(_square(x, "slogdet"))  # type: ignore[no-any-return]
+
+
+def solve(x: Any, y: Any) -> Any:
+    """z with x z = y, for square x (..., n, n) and y (n,) or (..., n, k). Raises DomainError for singular x."""
+    x, y = _square(x, "solve"), operand(y, "solve")
+    return _solve_(x, expand_dims(y, -1)).squeeze(-1) if y.ndim == 1 else _solve_(x, y)
+
+
+def cholesky(x: Any, *, upper: bool = False) -> Any:
+    """The triangular L with L L^T = x for symmetric positive definite x (of which the symmetric part is used).
+
+    upper: its transpose instead. Raises DomainError if x is not positive definite.
+    """
+    lower = _cholesky_(_square(x, "cholesky"))
+    return matrix_transpose(lower) if upper else lower
+
+
+def eigh(x: Any) -> tuple[Any, Any]:
+    """Eigenvalues in ascending order and orthonormal eigenvectors (columns) of the symmetric part of x."""
+    return _eigh_(_square(x, "eigh"))  # type: ignore[no-any-return]
+
+
+def svd(x: Any) -> tuple[Any, Any, Any]:
+    """The reduced (u, s, vh) with x = u diag(s) vh, s descending."""
+    return _svd_(operand(x, "svd"))  # type: ignore[no-any-return]
+
+
+def svdvals(x: Any) -> Any:
+    """Singular values, descending."""
+    return svd(x)[1]
+
+
+def qr(x: Any) -> tuple[Any, Any]:
+    """The reduced (q, r) with x = q r, q of orthonormal columns, r upper triangular; x has no more columns than rows."""
+    x = operand(x, "qr")
+    if x.ndim < 2 or x.shape[-2] < x.shape[-1]:
+        raise fail(ShapeError, "qr", f"{describe(x)} has more columns than rows, or is no matrix")
+    return _qr_(x)  # type: ignore[no-any-return]
+
+
+def pinv(x: Any) -> Any:
+    """The Moore-Penrose inverse of a matrix of full rank: (x^T x)^-1 x^T, or x^T (x x^T)^-1 for a wide one."""
+    x = operand(x, "pinv")
+    t = matrix_transpose(x)
+    return solve(matmul(t, x), t) if x.shape[-2] >= x.shape[-1] else matrix_transpose(solve(matmul(x, t), x))

@@ -1,5 +1,292 @@
-"""Family optim."""
+"""In-place optimiser steps: one call updates every parameter of a group, as one kernel launch may.
+
+Every update op takes `(params, *state lists, step, grads, lr, **constants)`. Lists run in parallel; a gradient that
+is None skips its parameter. `step` (float64, one count a parameter, advanced here) and `lr` (float64, 0-d) live on
+the device and are never read by the host, so that a captured step replays with new values. Gradients are not
+changed. float16 and bfloat16 parameters keep float32 state and are updated in float32.
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpugrad.define import nondiff, update
+
+__all__ = [
+    "adadelta", "adagrad", "adam", "adamax", "average_into", "clamp_into", "global_norm", "nadam", "rmsprop",
+    "scale_into", "sgd",
+]  # fmt: skip
+
+BLOCK = 1 << 17  # elements: the few arrays a block touches stay in a CPU cache between its passes
+
+
+def working(dtype: Any) -> Any:
+    """The type an update is computed in: the parameter's own, at least float32."""
+    return dtype if dtype.itemsize > 2 else np.dtype("float32")
+
+
+def blocks(
+    xp: Any, scratch: int, params: list[Any], grads: list[Any], *states: list[Any]
+) -> Iterator[tuple[int, Any, Any, list[Any], list[Any]]]:
+    """(index, parameter, gradient, states, scratch arrays) of equal shape and dtype; blocks on the CPU, else whole."""
+    largest = max(p.size for p in params)
+    limit = min(largest, BLOCK) if xp is np else largest
+    pool: dict[Any, list[Any]] = {}
+    for i, (param, grad, *state) in enumerate(zip(params, grads, *states)):
+        if grad is None:
+            continue
+        dtype = working(param.dtype)
+        if dtype not in pool:
+            pool[dtype] = [xp.empty(limit, dtype) for _ in range(scratch)]
+        for p, g, *s in pieces([param, grad, *state], limit):
+            w, g = (a if a.dtype == dtype else a.astype(dtype) for a in (p, g))
+            fits = p.size <= limit
+            yield i, w, g, s, [t[: p.size].reshape(p.shape) if fits else xp.empty(p.shape, dtype) for t in pool[dtype]]
+            if w is not p:
+                p[...] = w
+
+
+def pieces(arrays: list[Any], limit: int) -> Iterator[list[Any]]:
+    """Parallel arrays cut into runs of at most `limit` elements; whole if small or not contiguous."""
+    size = arrays[0].size
+    if size <= limit or not all(a.flags.c_contiguous for a in arrays):
+        yield arrays
+    else:
+        flat = [a.reshape(-1) for a in arrays]
+        for start in range(0, size, limit):
+            yield [a[start : start + limit] for a in flat]
+
+
+def spread(xp: Any, value: Any, step: Any, params: list[Any]) -> dict[Any, Any]:
+    """A device number (one, or one a parameter) as a vector over the parameters in each working type."""
+    return {d: xp.broadcast_to(value, step.shape).astype(d) for d in {working(p.dtype) for p in params}}
+
+
+def present(grads: list[Any], vector: Any) -> Iterator[Any]:
+    """Views of a per-parameter vector that together cover the parameters with a gradient."""
+    if all(g is not None for g in grads):
+        yield vector
+    else:
+        yield from (vector[i : i + 1] for i, g in enumerate(grads) if g is not None)
+
+
+def advance(xp: Any, step: Any, grads: list[Any]) -> Any:
+    """Count one more step of each parameter that has a gradient; the counts, 1 where there was none yet."""
+    for view in present(grads, step):
+        view += 1
+    return xp.maximum(step, 1)
+
+
+def decayed(xp: Any, g: Any, p: Any, weight_decay: float, out: Any) -> Any:
+    """Gradient of the loss plus weight_decay / 2 times the squared norm of p."""
+    return xp.add(xp.multiply(p, weight_decay, out=out), g, out=out) if weight_decay else g
+
+
+def mix(xp: Any, mean: Any, x: Any, beta: float, t: Any) -> None:
+    """mean = beta mean + (1 - beta) x; x may be t."""
+    xp.multiply(mean, beta, out=mean)
+    xp.add(mean, xp.multiply(x, 1 - beta, out=t), out=mean)
+
+
+def mix_square(xp: Any, mean: Any, x: Any, beta: float, t: Any) -> None:
+    """mean = beta mean + (1 - beta) x^2; x is kept unless it is t."""
+    mix(xp, mean, xp.multiply(x, x, out=t), beta, t)
+
+
+def _sgd(
+    xp: Any, params: Any, velocities: Any, step: Any, grads: Any, lr: Any, *,
+    momentum: float, dampening: float, weight_decay: float, nesterov: bool,
+) -> None:  # fmt: skip
+    time = advance(xp, step, grads)
+    rate = spread(xp, lr, step, params)
+    entering = spread(xp, xp.where(time == 1, 1.0, 1.0 - dampening), step, params) if dampening else None
+    for i, p, g, state, (t, u) in blocks(xp, 2, params, grads, *([velocities] if momentum else [])):
+        g = decayed(xp, g, p, weight_decay, t)
+        if momentum:
+            (v,) = state
+            xp.multiply(v, momentum, out=v)
+            xp.add(v, xp.multiply(g, entering[p.dtype][i], out=u) if entering else g, out=v)
+            g = xp.add(g, xp.multiply(v, momentum, out=u), out=u) if nesterov else v
+        xp.subtract(p, xp.multiply(g, rate[p.dtype][i], out=u), out=p)
+
+
+def _adagrad(
+    xp: Any, params: Any, sums: Any, step: Any, grads: Any, lr: Any, *, lr_decay: float, eps: float, weight_decay: float
+) -> None:
+    time = advance(xp, step, grads)
+    rate = spread(xp, lr / (1 + (time - 1) * lr_decay), step, params)
+    for i, p, g, (s,), (t, u) in blocks(xp, 2, params, grads, sums):
+        g = decayed(xp, g, p, weight_decay, t)
+        xp.add(s, xp.multiply(g, g, out=u), out=s)
+        xp.add(xp.sqrt(s, out=u), eps, out=u)
+        xp.subtract(p, xp.multiply(xp.divide(g, u, out=u), rate[p.dtype][i], out=u), out=p)
+
+
+def _adadelta(
+    xp: Any, params: Any, squares: Any, deltas: Any, step: Any, grads: Any, lr: Any, *,
+    rho: float, eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    advance(xp, step, grads)
+    rate = spread(xp, lr, step, params)
+    for i, p, g, (s, d), (t, u) in blocks(xp, 2, params, grads, squares, deltas):
+        g = decayed(xp, g, p, weight_decay, t)
+        mix_square(xp, s, g, rho, u)
+        xp.divide(g, xp.sqrt(xp.add(s, eps, out=u), out=u), out=t)
+        xp.multiply(t, xp.sqrt(xp.add(d, eps, out=u), out=u), out=t)
+        mix_square(xp, d, t, rho, u)
+        xp.subtract(p, xp.multiply(t, rate[p.dtype][i], out=t), out=p)
+
+
+def _rmsprop(
+    xp: Any, params: Any, squares: Any, means: Any, velocities: Any, step: Any, grads: Any, lr: Any, *,
+    alpha: float, eps: float, momentum: float, weight_decay: float,
+) -> None:  # fmt: skip
+    advance(xp, step, grads)
+    rate = spread(xp, lr, step, params)
+    extra = [s for s in (means, velocities) if s]
+    for i, p, g, (s, *more), (t, u) in blocks(xp, 2, params, grads, squares, *extra):
+        g = decayed(xp, g, p, weight_decay, t)
+        mix_square(xp, s, g, alpha, u)
+        if means:
+            mix(xp, more[0], g, alpha, u)
+            xp.subtract(s, xp.multiply(more[0], more[0], out=u), out=u)
+            xp.sqrt(xp.maximum(u, 0, out=u), out=u)  # a variance, which rounding can make negative
+        else:
+            xp.sqrt(s, out=u)
+        xp.divide(g, xp.add(u, eps, out=u), out=u)
+        if velocities:
+            v = more[-1]
+            xp.add(xp.multiply(v, momentum, out=v), u, out=v)
+            u = xp.multiply(v, rate[p.dtype][i], out=u)
+        else:
+            xp.multiply(u, rate[p.dtype][i], out=u)
+        xp.subtract(p, u, out=p)
+
+
+def _adam(
+    xp: Any, params: Any, means: Any, squares: Any, peaks: Any, step: Any, grads: Any, lr: Any, *,
+    beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool,
+) -> None:  # fmt: skip
+    time = advance(xp, step, grads)
+    # lr m/c1 / (sqrt(v/c2) + eps) = (lr sqrt(c2)/c1) m / (sqrt(v) + eps sqrt(c2)): the corrections cost no pass
+    root = xp.sqrt(1 - beta2**time)
+    rate = spread(xp, lr * root / (1 - beta1**time), step, params)
+    floor = spread(xp, eps * root, step, params)
+    shrink = spread(xp, 1 - lr * weight_decay, step, params) if decoupled and weight_decay else None
+    for i, p, g, (m, v, *peak), (t, u) in blocks(xp, 2, params, grads, means, squares, *([peaks] if peaks else [])):
+        if shrink:
+            xp.multiply(p, shrink[p.dtype][i], out=p)
+        else:
+            g = decayed(xp, g, p, weight_decay, t)
+        mix(xp, m, g, beta1, u)
+        mix_square(xp, v, g, beta2, u)
+        xp.sqrt(xp.maximum(peak[0], v, out=peak[0]) if peak else v, out=u)
+        xp.divide(m, xp.add(u, floor[p.dtype][i], out=u), out=u)
+        xp.subtract(p, xp.multiply(u, rate[p.dtype][i], out=u), out=p)
+
+
+def _adamax(
+    xp: Any, params: Any, means: Any, norms: Any, step: Any, grads: Any, lr: Any, *,
+    beta1: float, beta2: float, eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    time = advance(xp, step, grads)
+    rate = spread(xp, lr / (1 - beta1**time), step, params)
+    for i, p, g, (m, n), (t, u) in blocks(xp, 2, params, grads, means, norms):
+        g = decayed(xp, g, p, weight_decay, t)
+        mix(xp, m, g, beta1, u)
+        xp.multiply(n, beta2, out=n)
+        xp.maximum(n, xp.add(xp.abs(g, out=u), eps, out=u), out=n)
+        xp.subtract(p, xp.multiply(xp.divide(m, n, out=u), rate[p.dtype][i], out=u), out=p)
+
+
+def _nadam(
+    xp: Any, params: Any, means: Any, squares: Any, step: Any, products: Any, grads: Any, lr: Any, *,
+    beta1: float, beta2: float, eps: float, weight_decay: float, momentum_decay: float,
+) -> None:  # fmt: skip
+    time = advance(xp, step, grads)
+    now, after = (beta1 * (1 - 0.5 * 0.96 ** ((time + k) * momentum_decay)) for k in (0, 1))
+    for product, mu in zip(present(grads, products), present(grads, now)):
+        product *= mu
+    left = xp.where(step > 0, 1 - products, 1.0)
+    root = xp.sqrt(1 - beta2**time)
+    by_grad = spread(xp, lr * (1 - now) / left * root, step, params)
+    by_mean = spread(xp, lr * after / (1 - products * after) * root, step, params)
+    floor = spread(xp, eps * root, step, params)
+    for i, p, g, (m, v), (t, u) in blocks(xp, 2, params, grads, means, squares):
+        g = decayed(xp, g, p, weight_decay, t)
+        mix(xp, m, g, beta1, u)
+        mix_square(xp, v, g, beta2, u)
+        xp.add(xp.multiply(g, by_grad[p.dtype][i], out=t), xp.multiply(m, by_mean[p.dtype][i], out=u), out=t)
+        xp.subtract(p, xp.divide(t, xp.add(xp.sqrt(v, out=u), floor[p.dtype][i], out=u), out=t), out=p)
+
+
+def _average_into(xp: Any, averages: Any, step: Any, params: Any, *, decay: float | None) -> None:
+    time = advance(xp, step, params)
+    weight = spread(xp, 1 / time if decay is None else xp.full(step.shape, 1 - decay), step, averages)
+    for i, a, p, _, (t,) in blocks(xp, 1, averages, params):
+        xp.multiply(xp.subtract(p, a, out=t), weight[a.dtype][i], out=t)
+        xp.add(a, t, out=a)
+
+
+def _scale_into(xp: Any, arrays: Any, factor: Any) -> None:
+    for a in arrays:
+        xp.multiply(a, factor.astype(a.dtype), out=a)
+
+
+def _clamp_into(xp: Any, arrays: Any, *, limit: float) -> None:
+    for a in arrays:
+        xp.clip(a, -limit, limit, out=a)
+
+
+def _global_norm(xp: Any, *arrays: Any, ord: float) -> Any:
+    dtype = np.result_type(*(working(a.dtype) for a in arrays))
+    parts = [xp.zeros((), "float64")]
+    for a in arrays:
+        if a.size:
+            a = a.astype(working(a.dtype), copy=False).reshape(-1)
+            if ord == 2:
+                part = np.dot(a, a) if xp is np else (a * a).sum()  # a captured stream may not call cuBLAS
+            else:
+                part = xp.abs(a).max() if ord == float("inf") else (xp.abs(a) ** ord).sum()
+            parts.append(xp.asarray(part, "float64"))
+    total = xp.stack(parts)
+    return (total.max() if ord == float("inf") else total.sum() ** (1 / ord)).astype(dtype)
+
+
+sgd = update(
+    "sgd",
+    _sgd,
+    3,
+    doc="v = momentum v + (1 - dampening) g;  p -= lr v, or lr (g + momentum v); v starts as the first g.",
+)
+adagrad = update("adagrad", _adagrad, 3, doc="s += g^2;  p -= lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps).")
+adadelta = update(
+    "adadelta", _adadelta, 4, doc="s = mix(s, g^2);  d = sqrt(e + eps) / sqrt(s + eps) g;  e = mix(e, d^2);  p -= lr d."
+)
+rmsprop = update(
+    "rmsprop", _rmsprop, 5, doc="s = mix(s, g^2);  v = momentum v + g / (sqrt(s - mean(g)^2) + eps);  p -= lr v."
+)
+adam = update(
+    "adam",
+    _adam,
+    5,
+    doc="m = mix(m, g);  v = mix(v, g^2);  p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).",
+)
+adamax = update(
+    "adamax", _adamax, 4, doc="m = mix(m, g);  n = max(beta2 n, |g| + eps);  p -= lr / (1 - beta1^t) m / n."
+)
+nadam = update(
+    "nadam", _nadam, 5, doc="Adam with Nesterov momentum of weight mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)."
+)
+average_into = update(
+    "average_into", _average_into, 2, doc="a += (1 - decay) (p - a); without a decay the running mean of p."
+)
+scale_into = update("scale_into", _scale_into, doc="Multiply each array by a 0-d factor.")
+clamp_into = update("clamp_into", _clamp_into, doc="Clip each array to [-limit, limit].")
+global_norm = nondiff(
+    "global_norm", _global_norm, attrs=True, promotes=False,
+    doc="The ord-norm (a positive number or inf) of all elements of the arrays together, 0-d on the device.",
+)  # fmt: skip

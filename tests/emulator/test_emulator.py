@@ -61,7 +61,8 @@ __global__ void two_halves(int* out) {
 __global__ void votes(int* out) {
     unsigned odd = __ballot_sync(0xffffffffu, threadIdx.x % 2);
     int count = __syncthreads_count(threadIdx.x < 5);
-    out[threadIdx.x] = odd == 0xaaaaaaaau && count == 5 && __any_sync(0xffffffffu, threadIdx.x == 7) && !__all_sync(0xffffffffu, threadIdx.x == 7);
+    int any = __any_sync(0xffffffffu, threadIdx.x == 7), all = __all_sync(0xffffffffu, threadIdx.x == 7);
+    out[threadIdx.x] = odd == 0xaaaaaaaau && count == 5 && any && !all;
 }
 __global__ void block_order(int* out) { *out = *out == 0 ? blockIdx.x + 1 : *out; }
 __global__ void halves(unsigned short* out, const float* x, int n) {
@@ -118,7 +119,7 @@ def test_missing_barrier_reads_poison_in_some_schedule(kernels):
     "name, said",
     [
         ("early", ["deadlock", "__syncthreads", line_of("__syncthreads();", 2), "1 have exited"]),
-        ("diverge", ["divergent __syncthreads", "thread (3,0,0)", line_of("threadIdx.x < 3)"), line_of("__syncthreads();", 4)]),
+        ("diverge", ["divergent", "thread (3,0,0)", line_of("threadIdx.x < 3)"), line_of("__syncthreads();", 4)]),
         ("exited_lane", ["__shfl_sync", "lane 20", "exited", line_of("threadIdx.x != 20")]),
         ("wrong_mask", ["lane 16", "own mask leaves out", line_of("0x0000ffffu, (int)threadIdx.x, 0")]),
     ],

@@ -54,7 +54,8 @@ def as_function(op, sample: Sample):
 
 
 def test_every_op_has_samples():
-    missing = sorted(set(TABLE) - set(SAMPLES))
+    # update ops have no result; tests/optim/test_updates.py runs them all
+    missing = sorted({n for n, op in TABLE.items() if op.kind != "update"} - set(SAMPLES))
     assert not missing, f"ops without a sample in tests/ops/samples/: {missing}"
     assert not sorted(n for n in set(SAMPLES) - set(TABLE)), "samples for ops that do not exist"
 

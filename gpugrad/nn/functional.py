@@ -1,0 +1,117 @@
+"""Layers and losses as functions of tensors, under the names and argument orders PyTorch users know.
+
+Layouts: images (N, C, H, W), convolution weights (outputs, inputs / groups, h, w), linear weights (outputs, inputs).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gpugrad as gg
+from gpugrad import losses
+from gpugrad.errors import DomainError, RangeError, ShapeError, fail
+from gpugrad.ops import loss as loss_ops
+
+# --- layers -------------------------------------------------------------------------------------------------
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> gg.Tensor:
+    """x W' + b on the last axis: x (..., in), weight (out, in), bias (out,) to (..., out)."""
+    out: gg.Tensor = gg.matmul(x, gg.matrix_transpose(weight))
+    return out if bias is None else out + bias  # type: ignore[no-any-return]
+
+
+def bilinear(x: Any, y: Any, weight: Any, bias: Any = None) -> gg.Tensor:
+    """sum over i, j of x_i W_kij y_j, plus b_k: x (..., in1), y (..., in2), weight (out, in1, in2) to (..., out)."""
+    out: gg.Tensor = gg.einsum("...i,kij,...j->...k", x, weight, y)
+    return out if bias is None else out + bias  # type: ignore[no-any-return]
+
+
+def embedding(ids: Any, weight: Any) -> gg.Tensor:
+    """Rows of weight (rows, dim) by integers (...): (..., dim). Raises RangeError for an id that is no row."""
+    ids, rows = gg.asarray(ids), weight.shape[0]
+    losses.check(
+        "embedding", ids, "id", f"a row from 0 to {rows - 1}", lambda v: (v < 0) | (v >= rows), kind=RangeError
+    )
+    return gg.take(weight, ids, axis=0)  # type: ignore[no-any-return]
+
+
+# --- losses with a torch name -------------------------------------------------------------------------------
+
+mse_loss = losses.mean_squared_error
+l1_loss = losses.mean_absolute_error
+huber_loss = losses.huber
+smooth_l1_loss = losses.smooth_l1
+binary_cross_entropy = losses.binary_cross_entropy
+binary_cross_entropy_with_logits = losses.binary_cross_entropy_with_logits
+hinge = losses.hinge
+squared_hinge = losses.squared_hinge
+categorical_hinge = losses.categorical_hinge
+
+
+def cross_entropy(
+    logits: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> gg.Tensor:  # fmt: skip
+    """Cross-entropy of softmax(logits), one fused operation; one value a row, which `reduction` sums or averages.
+
+    logits: (N, C), (C,) or (N, C, d1, ...), classes on axis 1. target: class numbers of that shape without the class
+    axis, or probabilities of the same shape whose rows sum to 1. weight: (C,), a factor a class; the mean is then the
+    weighted mean. Rows labelled ignore_index count nothing. label_smoothing: the share of the target spread evenly.
+    Raises ShapeError, RangeError for a label that is no class, DomainError for rows that are no distributions.
+    """
+    op = "cross_entropy"
+    x, t = losses.floating(logits), gg.asarray(target)
+    if not 0 <= label_smoothing <= 1:
+        raise fail(DomainError, op, f"label_smoothing is {label_smoothing!r}, expected a number in [0, 1]")
+    soft = t.shape == x.shape and t.dtype.kind not in "iu"
+    if x.ndim > 2:
+        x, t = gg.moveaxis(x, 1, -1), gg.moveaxis(t, 1, -1) if soft else t
+    x, t = losses.distribution(op, x, t) if soft else losses.classes(op, x, t, ignore_index)
+    n = x.shape[-1]
+    if weight is not None and weight.shape != (n,):
+        raise fail(ShapeError, op, f"weight has shape {list(weight.shape)}, expected [{n}], one factor a class")
+    t = t.reshape((-1, n) if soft else (-1,))
+    rows = loss_ops.softmax_xent(
+        x.reshape((-1, n)), t, weight, ignore_index=ignore_index, smoothing=float(label_smoothing)
+    )
+    if reduction == "mean" and not soft:
+        return rows.sum() / counted(t, weight, ignore_index, x.dtype)  # type: ignore[no-any-return]
+    return losses.reduced(op, rows.reshape(x.shape[:-1]), reduction)
+
+
+def counted(labels: gg.Tensor, weight: Any, ignore_index: int, dtype: Any) -> gg.Tensor:
+    """Rows that count, or the sum of their class weights: what a mean over labelled rows divides by."""
+    live = labels != ignore_index
+    if weight is None:
+        return live.sum().to(dtype=dtype)  # type: ignore[no-any-return]
+    return gg.where(live, gg.take(weight, gg.where(live, labels, 0), axis=0), 0.0).sum()  # type: ignore[no-any-return]
+
+
+def nll_loss(
+    log_probs: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
+) -> gg.Tensor:
+    """-log p of the labelled class, from log-probabilities; shapes, weight and mean as for `cross_entropy`."""
+    x, t = losses.floating(log_probs), gg.asarray(target)
+    x, t = losses.classes("nll_loss", gg.moveaxis(x, 1, -1) if x.ndim > 2 else x, t, ignore_index)
+    live = t != ignore_index
+    label = gg.where(live, t, 0)
+    rows = -losses.picked(x, label)[..., 0]
+    rows = gg.where(live, rows if weight is None else rows * gg.take(weight, label, axis=0), 0.0)
+    if reduction == "mean":
+        return rows.sum() / counted(t, weight, ignore_index, x.dtype)  # type: ignore[no-any-return]
+    return losses.reduced("nll_loss", rows, reduction)
+
+
+def kl_div(log_probs: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> gg.Tensor:
+    """t (log t - log p), one value an element: first the logarithm of the approximation, then the true distribution.
+
+    Both of one shape. reduction: 'none', 'sum', 'mean' over elements, or 'batchmean', the sum over the first axis's
+    length, which is the divergence. log_target: the target is given as its logarithm. See also
+    `losses.kl_divergence`, which takes probabilities.
+    """
+    x, t = losses.pair("kl_div", log_probs, target)
+    values = gg.exp(t) * (t - x) if log_target else gg.xlogy(t, t) - t * x
+    if reduction == "batchmean":
+        return values.sum() / x.shape[0]  # type: ignore[no-any-return]
+    return losses.reduced("kl_div", values, reduction)

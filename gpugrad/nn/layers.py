@@ -1,0 +1,334 @@
+"""Layers: modules with a shape to check, parameters or a mode. Weights start as `torch` starts them.
+
+generator, dtype, device: of the initial values (default generator, default float type, the generator's device).
+A ShapeError names the layer, the shape it got, the shape it expects and the user's line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gpugrad as gg
+from gpugrad.errors import DomainError, ShapeError, fail
+from gpugrad.nn import functional as F, init
+from gpugrad.nn.module import Module, Sequential
+
+
+def expect(layer: Module, x: Any, fits: bool, expected: str) -> None:
+    """Raise ShapeError in the layer's name unless the shape fits."""
+    if not fits:
+        raise fail(ShapeError, layer.label, f"got shape {list(x.shape)}, expected {expected}")
+
+
+def positive(layer: str, **sizes: int) -> None:
+    """Raise DomainError for a size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise fail(DomainError, layer, f"{name} is {size!r}, expected at least 1")
+
+
+def plane(size: Any) -> tuple[int, int]:
+    """(height, width) from a number or a pair."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def settings(**changed: tuple[Any, Any]) -> str:
+    """', name=value' for every (value, default) that differs."""
+    return "".join(f", {name}={value!r}" for name, (value, default) in changed.items() if value != default)
+
+
+class Identity(Module):
+    """Its input."""
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x."""
+        return x
+
+
+class Flatten(Module):
+    """All axes from `start_axis` to `end_axis` become one; by default all but the first."""
+
+    def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
+        self.start_axis, self.end_axis = start_axis, end_axis
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, ...) to (N, features)."""
+        return gg.flatten(x, self.start_axis, self.end_axis)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Axes, where they are not the default."""
+        return settings(start_axis=(self.start_axis, 1), end_axis=(self.end_axis, -1))[2:]
+
+
+class Residual(Module):
+    """x + f(x), where f applies the given modules in turn. Raises ShapeError if f changes the shape."""
+
+    def __init__(self, *modules: Module) -> None:
+        self.body = modules[0] if len(modules) == 1 else Sequential(*modules)
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x + f(x)."""
+        out = self.body(x)
+        expect(self, out, out.shape == x.shape, f"{list(x.shape)} from the body, as its input")
+        return x + out  # type: ignore[no-any-return]
+
+
+class Linear(Module):
+    """x W' + b on the last axis: (..., in_features) to (..., out_features), weight (out_features, in_features).
+
+    Weight and bias start uniform within 1 / sqrt(in_features).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *,
+        generator: Any = None, dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        positive("Linear", in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
+        bound, made = 1.0 / math.sqrt(in_features), {"generator": generator, "dtype": dtype, "device": device}
+        self.weight = init.uniform((out_features, in_features), -bound, bound, **made).requires_grad_()
+        self.bias = init.uniform((out_features,), -bound, bound, **made).requires_grad_() if bias else None
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x W' + b."""
+        expect(self, x, x.shape[-1:] == (self.in_features,), f"[..., {self.in_features}]")
+        return F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """'in -> out'."""
+        return f"{self.in_features} -> {self.out_features}" + settings(bias=(self.bias is not None, True))
+
+
+class Bilinear(Module):
+    """x' W_k y + b_k for every output k: (..., in1_features), (..., in2_features) to (..., out_features).
+
+    Weight (out_features, in1_features, in2_features); weight and bias start uniform within 1 / sqrt(in1_features).
+    """
+
+    def __init__(
+        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, *,
+        generator: Any = None, dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        positive("Bilinear", in1_features=in1_features, in2_features=in2_features, out_features=out_features)
+        self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
+        bound, made = 1.0 / math.sqrt(in1_features), {"generator": generator, "dtype": dtype, "device": device}
+        self.weight = init.uniform((out_features, in1_features, in2_features), -bound, bound, **made).requires_grad_()
+        self.bias = init.uniform((out_features,), -bound, bound, **made).requires_grad_() if bias else None
+
+    def forward(self, x: gg.Tensor, y: gg.Tensor) -> gg.Tensor:
+        """x' W y + b."""
+        expect(self, x, x.shape[-1:] == (self.in1_features,), f"[..., {self.in1_features}] as first input")
+        expect(self, y, y.shape[-1:] == (self.in2_features,), f"[..., {self.in2_features}] as second input")
+        expect(self, y, y.shape[:-1] == x.shape[:-1], f"{[*x.shape[:-1], self.in2_features]} as second input")
+        return F.bilinear(x, y, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """'in1 x in2 -> out'."""
+        sizes = f"{self.in1_features} x {self.in2_features} -> {self.out_features}"
+        return sizes + settings(bias=(self.bias is not None, True))
+
+
+class Conv2d(Module):
+    """Cross-correlation of images (N, in_channels, H, W), weight (out_channels, in_channels / groups, h, w).
+
+    kernel_size, stride, padding, dilation: numbers, or pairs for height and width. Weight and bias start uniform
+    within 1 / sqrt(fan_in). Raises DomainError if groups does not divide both channel numbers.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1,
+        groups: int = 1, bias: bool = True, *, generator: Any = None, dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise fail(
+                DomainError, "Conv2d",
+                f"groups is {groups}, expected a divisor of {in_channels} and {out_channels} channels",
+            )  # fmt: skip
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, plane(kernel_size)
+        self.stride, self.padding, self.dilation = plane(stride), plane(padding), plane(dilation)
+        self.groups = groups
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        made: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}
+        bound = 1.0 / math.sqrt(init.calculate_fan(shape).fan_in)
+        self.weight = init.uniform(shape, -bound, bound, **made).requires_grad_()
+        self.bias = init.uniform((out_channels,), -bound, bound, **made).requires_grad_() if bias else None
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        expect(self, x, x.ndim == 4 and x.shape[1] == self.in_channels, f"[N, {self.in_channels}, H, W]")
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """Channels, kernel and what is not the default."""
+        height, width = self.kernel_size
+        return f"{self.in_channels} -> {self.out_channels}, {height}x{width}" + settings(
+            stride=(self.stride, (1, 1)), padding=(self.padding, (0, 0)), dilation=(self.dilation, (1, 1)),
+            groups=(self.groups, 1), bias=(self.bias is not None, True),
+        )  # fmt: skip
+
+
+class Pool2d(Module):
+    """What the pooling layers share: windows of `kernel_size` every `stride` (the kernel's size if None)."""
+
+    pool: Callable[..., gg.Tensor]
+
+    def __init__(
+        self, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:  # fmt: skip
+        self.kernel_size, self.padding = plane(kernel_size), plane(padding)
+        self.stride = self.kernel_size if stride is None else plane(stride)
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, C, H, W) to (N, C, H', W')."""
+        expect(self, x, x.ndim == 4, "[N, C, H, W]")
+        return type(self).pool(x, self.kernel_size, self.stride, self.padding)
+
+    def extra_repr(self) -> str:
+        """Kernel and what is not the default."""
+        height, width = self.kernel_size
+        return f"{height}x{width}" + settings(
+            stride=(self.stride, self.kernel_size), padding=(self.padding, (0, 0))
+        )
+
+
+class MaxPool2d(Pool2d):
+    """The largest value of each window; padding never wins."""
+
+    pool = staticmethod(F.max_pool2d)
+
+
+class AvgPool2d(Pool2d):
+    """The mean of each window; padding counts as zeros."""
+
+    pool = staticmethod(F.avg_pool2d)
+
+
+class Dropout(Module):
+    """In training mode sets each element to 0 with probability p and scales the rest by 1 / (1 - p).
+
+    generator: where the mask comes from, the default one if None. Raises DomainError unless 0 <= p <= 1.
+    """
+
+    def __init__(self, p: float = 0.5, *, generator: Any = None) -> None:
+        if not 0 <= p <= 1:
+            raise fail(DomainError, "Dropout", f"p is {p!r}, expected a probability in [0, 1]")
+        self.p, self.generator = p, generator
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x with elements dropped, or x in evaluation mode."""
+        return F.dropout(x, self.p, self.training, self.generator)
+
+    def extra_repr(self) -> str:
+        """'p=0.5'."""
+        return f"p={self.p}"
+
+
+class BatchNorm(Module):
+    """Normalises each channel (axis 1) over all other axes; what BatchNorm1d and BatchNorm2d share.
+
+    Training mode uses the batch's mean and variance and moves `running_mean` and `running_var` (unbiased) towards
+    them by `momentum`; evaluation mode uses those. affine: learn a scale `weight` and shift `bias` a channel.
+    Ioffe and Szegedy, 2015.
+    """
+
+    layouts: dict[int, str]
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, *,
+        dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        positive(type(self).__name__, num_features=num_features)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        shape = (num_features,)
+        self.weight = init.ones(shape, dtype=dtype, device=device).requires_grad_() if affine else None
+        self.bias = init.zeros(shape, dtype=dtype, device=device).requires_grad_() if affine else None
+        self.register_buffer("running_mean", init.zeros(shape, dtype=dtype, device=device))
+        self.register_buffer("running_var", init.ones(shape, dtype=dtype, device=device))
+
+    running_mean: gg.Tensor
+    running_var: gg.Tensor
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x normalised, of the same shape."""
+        expected = " or ".join(layout.format(self.num_features) for layout in self.layouts.values())
+        expect(self, x, x.ndim in self.layouts and x.shape[1] == self.num_features, expected)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+    def extra_repr(self) -> str:
+        """Channels and what is not the default."""
+        return f"{self.num_features}" + settings(
+            eps=(self.eps, 1e-5), momentum=(self.momentum, 0.1), affine=(self.weight is not None, True)
+        )
+
+
+class BatchNorm1d(BatchNorm):
+    """Batch normalisation of (N, C) or (N, C, L)."""
+
+    layouts = {2: "[N, {}]", 3: "[N, {}, L]"}
+
+
+class BatchNorm2d(BatchNorm):
+    """Batch normalisation of (N, C, H, W)."""
+
+    layouts = {4: "[N, {}, H, W]"}
+
+
+class LayerNorm(Module):
+    """Normalises the last axes, those of `normalized_shape`, of each sample. Ba, Kiros and Hinton, 2016.
+
+    affine: learn a scale `weight` and a shift `bias` (without bias=False) of that shape.
+    """
+
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True, bias: bool = True, *,
+        dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps, shape = eps, self.normalized_shape
+        self.weight = init.ones(shape, dtype=dtype, device=device).requires_grad_() if affine else None
+        self.bias = init.zeros(shape, dtype=dtype, device=device).requires_grad_() if affine and bias else None
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x normalised, of the same shape."""
+        shape = self.normalized_shape
+        expect(self, x, x.shape[x.ndim - len(shape) :] == shape, f"[..., {', '.join(map(str, shape))}]")
+        return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """Shape and what is not the default."""
+        affine = self.weight is not None
+        return "x".join(map(str, self.normalized_shape)) + settings(
+            eps=(self.eps, 1e-5), affine=(affine, True), bias=(self.bias is not None, affine)
+        )
+
+
+class Embedding(Module):
+    """Row ids to rows of `weight` (num_embeddings, embedding_dim): integers (...) to (..., embedding_dim).
+
+    The weight starts standard normal. Repeated ids add their gradients in a fixed order.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *,
+        generator: Any = None, dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.weight = init.normal(
+            (num_embeddings, embedding_dim), generator=generator, dtype=dtype, device=device
+        ).requires_grad_()
+
+    def forward(self, ids: gg.Tensor) -> gg.Tensor:
+        """(...) to (..., embedding_dim)."""
+        return F.embedding(ids, self.weight)
+
+    def extra_repr(self) -> str:
+        """'rows -> dim'."""
+        return f"{self.num_embeddings} -> {self.embedding_dim}"

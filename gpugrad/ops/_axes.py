@@ -1,0 +1,39 @@
+"""Axis arguments as users write them, to the canonical form the table works with."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from gpugrad.errors import DTypeError, RangeError, ShapeError, fail
+
+
+def one_axis(axis: Any, ndim: int, op: str) -> int:
+    """A single axis as 0 <= axis < ndim. Raises RangeError out of range, DTypeError for a non-integer."""
+    try:
+        i = operator.index(axis)
+    except TypeError:
+        raise fail(DTypeError, op, f"axis is {axis!r}; expected an integer") from None
+    if not -ndim <= i < ndim:
+        allowed = f"-{ndim} <= axis < {ndim}" if ndim else "no axis at all"
+        raise fail(RangeError, op, f"axis {i} is out of range for a {ndim}-d array; expected {allowed}")
+    return i % ndim
+
+
+def normalize_axis(axis: Any, ndim: int, op: str) -> tuple[int, ...]:
+    """Axes as a tuple of distinct non-negative integers in the given order; None means all of them.
+
+    axis: None, an integer or a sequence of integers. Raises RangeError out of range, ShapeError for a
+    repeated axis, DTypeError for a non-integer.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    axes = tuple(one_axis(a, ndim, op) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
+    if len(set(axes)) != len(axes):
+        raise fail(ShapeError, op, f"axis {axis!r} names an axis of a {ndim}-d array twice")
+    return axes
+
+
+def kept_shape(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a reduction over these axes has with keepdims."""
+    return tuple(1 if i in axis else n for i, n in enumerate(shape))

@@ -1,0 +1,102 @@
+// What every kernel stands on: storage and accumulation types, shared-out loops in 16-byte packets, reductions.
+//
+// A kernel is one template over the storage type T; it computes in Acc<T>: double for double, float for the others.
+// NVRTC has no standard headers: only int, unsigned, long long and size_t are used, and infinity has a name here.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define GG_INFINITY __int_as_float(0x7f800000)
+#define GG_NAN __int_as_float(0x7fc00000)
+
+template <class T> struct Accumulate { using type = float; };
+template <> struct Accumulate<double> { using type = double; };
+template <class T> using Acc = typename Accumulate<T>::type;
+
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class T> __device__ __forceinline__ T narrow(Acc<T> x) { return x; }
+template <> __device__ __forceinline__ __half narrow<__half>(float x) { return __float2half(x); }
+template <> __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
+
+// --- shared-out loops ---------------------------------------------------------------------------------------------
+
+// This thread's number among those that share a piece of work, and how many they are.
+struct Team { long long rank, size; };
+
+__device__ __forceinline__ Team whole_grid() {
+    return {(long long)blockIdx.x * blockDim.x + threadIdx.x, (long long)gridDim.x * blockDim.x};
+}
+
+// The threads of one row: a block is (32, rows) with a warp a row, or (threads, 1) with all its threads on one row.
+__device__ __forceinline__ Team row_team() { return {threadIdx.x, blockDim.x}; }
+__device__ __forceinline__ long long row_number() { return (long long)blockIdx.x * blockDim.y + threadIdx.y; }
+
+// 16 bytes of neighbours, moved by one instruction.
+template <class T> struct __align__(16) Packet {
+    static constexpr int N = 16 / sizeof(T);
+    T v[N];
+};
+
+template <class T> __device__ __forceinline__ Packet<T> packet(const T* p) { return *reinterpret_cast<const Packet<T>*>(p); }
+
+template <class... P> __device__ __forceinline__ bool aligned(P... p) {
+    return ((reinterpret_cast<size_t>(p) | ...) & 15) == 0;
+}
+
+// f(i, in[i]...) for every i < n, widened; packets where all inputs are aligned, a scalar tail.
+template <class T, class F, class... In>
+__device__ __forceinline__ void each(Team team, long long n, F f, const T* first, const In*... in) {
+    constexpr int N = Packet<T>::N;
+    long long body = aligned(first, in...) ? n / N * N : 0;
+    for (long long i = team.rank * N; i < body; i += team.size * N) {
+        auto visit = [&](auto... p) {
+#pragma unroll
+            for (int k = 0; k < N; k++) f(i + k, widen(p.v[k])...);
+        };
+        visit(packet(first + i), packet(in + i)...);
+    }
+    for (long long i = body + team.rank; i < n; i += team.size) f(i, widen(first[i]), widen(in[i])...);
+}
+
+// out[i] = f(i, in[i]...) for every i < n: the loop of every elementwise kernel, and of a row's results.
+template <class T, class F, class... In>
+__device__ __forceinline__ void fill(Team team, T* out, long long n, F f, const In*... in) {
+    constexpr int N = Packet<T>::N;
+    long long body = aligned(out, in...) ? n / N * N : 0;
+    for (long long i = team.rank * N; i < body; i += team.size * N) {
+        auto apply = [&](auto... p) {
+            Packet<T> r;
+#pragma unroll
+            for (int k = 0; k < N; k++) r.v[k] = narrow<T>(f(i + k, widen(p.v[k])...));
+            return r;
+        };
+        *reinterpret_cast<Packet<T>*>(out + i) = apply(packet(in + i)...);
+    }
+    for (long long i = body + team.rank; i < n; i += team.size) out[i] = narrow<T>(f(i, widen(in[i])...));
+}
+
+// --- reductions over the threads of a row ---------------------------------------------------------------------------
+
+struct Plus { template <class A> __device__ __forceinline__ A operator()(A a, A b) const { return a + b; } };
+struct Larger { template <class A> __device__ __forceinline__ A operator()(A a, A b) const { return a > b ? a : b; } };
+
+template <class A, class Op> __device__ __forceinline__ A reduce_warp(A x, Op op) {
+#pragma unroll
+    for (int distance = 16; distance; distance /= 2) x = op(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+// Every thread of the row gets op over all of them, always in the same order. All threads of the block must call it.
+template <class A, class Op> __device__ __forceinline__ A reduce_row(A x, Op op, A identity) {
+    x = reduce_warp(x, op);
+    if (blockDim.x == 32) return x;
+    __shared__ A part[32];
+    __syncthreads(); // an earlier reduction may still be read
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+    __syncthreads();
+    return reduce_warp(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : identity, op);
+}

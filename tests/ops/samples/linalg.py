@@ -1,0 +1,54 @@
+"""Samples for gpugrad/ops/linalg.py. Matrices to be inverted are kept well conditioned, spectra well apart."""
+
+import numpy as np
+
+from . import S, normal
+
+
+def regular(*shape: int):
+    """Random square matrices with a heavy diagonal."""
+    return normal(*shape) + 3 * np.eye(shape[-1])
+
+
+def definite(n: int):
+    """A symmetric positive definite matrix with eigenvalues about 1, 2, ..., n."""
+    q, _ = np.linalg.qr(normal(n, n))
+    return q * (np.arange(n) + 1.0) @ q.T
+
+
+def spread(m: int, n: int):
+    """An m by n matrix with singular values 1, 2, ..."""
+    k = min(m, n)
+    u, v = np.linalg.qr(normal(m, m))[0][:, :k], np.linalg.qr(normal(n, n))[0][:, :k]
+    return u * (np.arange(k) + 1.0) @ v.T
+
+
+SAMPLES = {
+    "matmul": [
+        S(normal(2, 3), normal(3, 4)),
+        S(normal(3), normal(3)),
+        S(normal(3), normal(3, 2)),
+        S(normal(2, 3), normal(3)),
+        S(normal(2, 4, 3), normal(3, 2)),
+        S(normal(2, 3), normal(4, 3, 2)),
+        S(normal(2, 1, 2, 3), normal(3, 3, 2)),
+        S(normal(3), normal(2, 3, 2)),
+        S(normal(2, 2, 3), normal(3)),
+        S(normal(0, 3), normal(3, 2)),
+        S(normal(2, 0), normal(0, 2)),
+        S(normal(2, 0, 3), normal(3, 2)),
+    ],
+    "diagonal": [S(normal(3, 4), offset=1, axis1=0, axis2=1), S(normal(3, 2, 4), offset=-1, axis1=2, axis2=0)],
+    "undiagonal": [
+        S(normal(3), offset=1, axis1=0, axis2=1, shape=(3, 4)),
+        S(normal(2, 2), offset=-1, axis1=2, axis2=0, shape=(2, 2, 3)),
+    ],
+    "inv": [S(regular(3, 3)), S(regular(2, 2, 2))],
+    "det": [S(regular(3, 3)), S(regular(2, 2, 2))],
+    "slogdet": [S(regular(3, 3)), S(regular(2, 2, 2))],
+    "solve": [S(regular(3, 3), normal(3, 2)), S(regular(2, 3, 3), normal(3, 1))],
+    "cholesky": [S(definite(3)), S(np.stack([definite(2), definite(2)]))],
+    "eigh": [S(definite(3)), S(np.stack([definite(2), definite(2)]))],
+    "svd": [S(spread(3, 3)), S(spread(4, 2)), S(spread(2, 4))],
+    "qr": [S(regular(3, 3)), S(normal(4, 2))],
+}
