@@ -6,8 +6,11 @@ The namespace follows the Array API standard, plus the autograd verbs. Importing
 from __future__ import annotations
 
 import importlib as _importlib
+from math import e, inf, nan, pi
+from typing import TYPE_CHECKING
 from typing import Any as _Any
 
+from gpugrad import errors
 from gpugrad import methods as _methods
 from gpugrad.backends import is_available
 from gpugrad.check import gradcheck, gradgradcheck, numgrad
@@ -29,36 +32,52 @@ from gpugrad.dtypes import (
     uint32,
     uint64,
 )
-from gpugrad.ops import (
-    activation,
-    conv,
-    creation,
-    elementwise,
-    index,
-    linalg,
-    loss,
-    normalize,
-    optim as _optim_ops,
-    random,
-    reduce,
-    shape,
-)
+from gpugrad.ops import activation as _activation
+from gpugrad.ops import conv as _conv  # noqa: F401 - fills the table
+from gpugrad.ops import creation as _creation
+from gpugrad.ops import elementwise as _elementwise
+from gpugrad.ops import index as _index
+from gpugrad.ops import linalg, random
+from gpugrad.ops import loss as _loss  # noqa: F401 - fills the table
+from gpugrad.ops import normalize as _normalize
+from gpugrad.ops import reduce as _reduce
+from gpugrad.ops import shape as _shape
 from gpugrad.ops.activation import *
 from gpugrad.ops.creation import *
 from gpugrad.ops.elementwise import *
 from gpugrad.ops.index import *
 from gpugrad.ops.linalg import dot, einsum, matmul, outer, tensordot, vecdot
+from gpugrad.ops.normalize import *
 from gpugrad.ops.reduce import *
 from gpugrad.ops.shape import *
 from gpugrad.state import enable_grad, is_grad_enabled, no_grad
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import Tape, grad, gradients, value_and_grad
 
-_methods.attach([elementwise, activation, reduce, shape, index, linalg])
+if TYPE_CHECKING:
+    from gpugrad import data, nn, optim
 
+newaxis = None
 __version__ = "0.1.0"
 
-_LAZY = frozenset({"data", "optim"})  # subpackages imported at first use, which keeps `import gpugrad` cheap
+__all__ = [
+    "Tape", "Tensor", "bool_", "complex64", "complex128", "data", "dot", "e", "einsum", "enable_grad", "errors",
+    "float16", "float32", "float64", "get_default_dtype", "grad", "gradcheck", "gradgradcheck", "gradients", "inf",
+    "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "matmul", "nan", "newaxis", "nn",
+    "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8", "uint16",
+    "uint32", "uint64", "value_and_grad", "vecdot",
+]  # fmt: skip
+__all__ += _activation.__all__
+__all__ += _creation.__all__
+__all__ += _elementwise.__all__
+__all__ += _index.__all__
+__all__ += _normalize.__all__
+__all__ += _reduce.__all__
+__all__ += _shape.__all__
+
+_methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _normalize])
+
+_LAZY = frozenset({"data", "nn", "optim"})  # subpackages imported at first use, which keeps `import gpugrad` cheap
 
 
 def __getattr__(name: str) -> _Any:
