@@ -55,7 +55,7 @@ from gpugrad.tensor import Tensor
 from gpugrad.transforms import Tape, grad, gradients, value_and_grad
 
 if TYPE_CHECKING:
-    from gpugrad import data, nn, optim
+    from gpugrad import data, losses, nn, optim
 
 newaxis = None
 __version__ = "0.1.0"
@@ -63,7 +63,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Tape", "Tensor", "bool_", "complex64", "complex128", "data", "dot", "e", "einsum", "enable_grad", "errors",
     "float16", "float32", "float64", "get_default_dtype", "grad", "gradcheck", "gradgradcheck", "gradients", "inf",
-    "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "matmul", "nan", "newaxis", "nn",
+    "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "losses", "matmul", "nan", "newaxis", "nn",
     "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8", "uint16",
     "uint32", "uint64", "value_and_grad", "vecdot",
 ]  # fmt: skip
@@ -77,7 +77,7 @@ __all__ += _shape.__all__
 
 _methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _normalize])
 
-_LAZY = frozenset({"data", "nn", "optim"})  # subpackages imported at first use, which keeps `import gpugrad` cheap
+_LAZY = frozenset({"data", "losses", "nn", "optim"})  # subpackages imported at first use, which keeps `import gpugrad` cheap
 
 
 def __getattr__(name: str) -> _Any:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpugrad.op import Op, binary, inplace, nary, unary
+from gpugrad.op import Op, binary, nary, unary
+from gpugrad.operands import explain_failure
 from gpugrad.rules import Rule
+from gpugrad.state import writes
+from gpugrad.tensor import Tensor
 
 
 def finish(op: Op, call: Callable[..., Any], doc: str, floating: bool = False) -> Callable[..., Any]:
@@ -42,7 +45,7 @@ def linear(
 def multilinear(
     name: str, fwd: Any, *vjps: Rule | None, doc: str = "", promotes: bool = True, attrs: bool = True, **more: Any
 ) -> Callable[..., Any]:
-    """An op linear in each array input separately: its jvp is the product rule. attrs=False: two arrays, no keywords."""
+    """An op linear in each array input separately: its jvp is the product rule. attrs=False: just two arrays."""
     op = Op(name, fwd, vjps, kind="multilinear", **more)
     return finish(op, nary(op, promotes=promotes) if attrs else binary(op, False), doc)
 
@@ -62,6 +65,27 @@ def nondiff(
     op = Op(name, fwd, (None,) * arity, kind="nondiff", **more)
     call = nary(op, promotes=promotes) if attrs or arity not in (1, 2) else (unary if arity == 1 else binary)(op, False)
     return finish(op, call, doc)
+
+
+def inplace(op: Op, written: int) -> Callable[..., None]:
+    """Dispatcher of an op that overwrites its first `written` arguments: never recorded, noted in the write log.
+
+    An argument is a Tensor or a list of Tensors (None where one is absent).
+    """
+
+    def bare(x: Any) -> Any:
+        return [bare(v) for v in x] if type(x) is list else x.data if isinstance(x, Tensor) else x
+
+    def call(*xs: Any, **attrs: Any) -> None:
+        raws = bare(list(xs))
+        outputs = [a for x in raws[:written] for a in (x if type(x) is list else (x,))]
+        try:
+            op.impls[type(outputs[0])](*raws, **attrs)
+        except Exception as error:
+            raise explain_failure(op.name, error, tuple(raws), attrs) from None
+        writes.note(*outputs)
+
+    return call
 
 
 def update(name: str, fwd: Any, written: int = 1, *, doc: str = "", **more: Any) -> Callable[..., Any]:

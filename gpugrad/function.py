@@ -6,8 +6,7 @@ They need no table entry. The rule is checked against numeric derivatives at the
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,49 +30,163 @@ class Context:
     def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
         self.needs_input_grad = needs_input_grad
         self.saved_tensors: tuple[Tensor | None, ...] = ()
-        self._fixed: tuple[Tensor, ...] = ()
+        self._constants: tuple[Tensor, ...] = ()
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep tensors for `backward`: inputs and outputs at any order, other floats at first order only."""
         self.saved_tensors = tensors
 
     def mark_non_differentiable(self, *outputs: Tensor) -> None:
-        """Say that these outputs are constants, such as indices. Integer outputs are so by themselves."""
-        self._fixed = outputs
+        """Say that these outputs are constants. Integer outputs, such as indices, are so by themselves."""
+        self._constants = outputs
 
     def _pack(self, inputs: Sequence[Any], outputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        """Exchange the saved tensors for places in (*outputs, *inputs, *others); returns the node's saved values."""
+        """Exchange the saved tensors for places in (*outputs, *inputs, *others); returns what the node saves."""
         n, known = len(outputs), (*outputs, *inputs)
-        self._outputs = [o.data if is_float(o.dtype) and all(o is not f for f in self._fixed) else None for o in outputs]
-        self._outputs = [None if a is None else (a.shape, a.dtype) for a in self._outputs]
-        place = {id(t): k for k, t in enumerate(known) if k >= n or self._outputs[k]}
+        constant = [not is_float(o.dtype) or any(o is c for c in self._constants) for o in outputs]
+        place = {id(t): k for k, t in enumerate(known) if k >= n or not constant[k]}
         others = [t for t in self.saved_tensors if t is not None and id(t) not in place]
         place |= {id(t): len(known) + j for j, t in enumerate(others)}
         self._places = [None if t is None else place[id(t)] for t in self.saved_tensors]
-        self._others, self.saved_tensors, self._fixed = [t.data for t in others], (), ()
-        whole = any(k is not None and k < n for k in self._places)  # one saved output keeps all: they are tied together
+        self._others, self.saved_tensors, self._constants = [t.data for t in others], (), ()
+        self._outputs = [None if c else (o.shape, o.dtype) for o, c in zip(outputs, constant)]
+        whole = any(k is not None and k < n for k in self._places)  # the outputs are tied together: keep all or none
         heads = tuple(o.data for o in outputs) if whole else None
         body = [x.data if n + i in self._places else None for i, x in enumerate(inputs)]
         return (heads[0] if heads and n == 1 else heads, *body, *self._others)
 
     def _unpack(self, name: str, out: Any, rest: tuple[Any, ...], recording: bool) -> Context:
-        """A copy for one run of the rule, with the saved tensors in place (never kept here: they may hold the node)."""
+        """A copy for one run of the rule, with the saved tensors in it (here they would make a cycle with the node)."""
         n = len(self._outputs)
         heads = (out,) if n == 1 else (None,) * n if out is None else out
         values = [*heads, *rest[: len(rest) - len(self._others)], *self._others]
-        loose = [v for v in self._others if is_float(v.dtype)]
-        loose += [v for v in vars(self).values() if isinstance(v, Tensor) and is_float(v.dtype)]
-        if recording and loose:
+        hidden = [v for v in (*self._others, *vars(self).values()) if hasattr(v, "dtype") and is_float(v.dtype)]
+        if recording and hidden:
             raise fail(
                 GraphError, name,
-                f"ctx kept {describe(loose[0])}, neither input nor output, and second derivatives would take it for a "
+                f"ctx kept {describe(hidden[0])}, neither input nor output, which second derivatives would take for a "
                 "constant; recompute it in backward from saved inputs, or return it as an output",
             )  # fmt: skip
         run = copy.copy(self)
-        run.saved_tensors = tuple(None if k is None else wrap(values[k]) for k in self._places)
+        run.saved_tensors = tuple([None if k is None else tensor(values[k]) for k in self._places])
         return run
 
-    if not hasattr(object, "__getattr__"):
+    def _cotangents(self, given: list[Any]) -> list[Any]:
+        """One per output: zeros where nothing arrived, None for a constant output."""
+        like = next(g for g in given if g is not None).data
+        backend = backends.of(like)
+        with backend.scope(backend.device_of(like)):
+            return [
+                None if spec is None else Tensor(backend.xp.zeros(*spec)) if g is None else g
+                for g, spec in zip(given, self._outputs)
+            ]
 
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(f"ctx has no attribute {name!r}: forward did not set it")
+
+class Rule:
+    """How the walk sees the calls of one Function class with `nout` outputs."""
+
+    __slots__ = ("cls", "name", "nout")
+    aux, vjps, kind, via = False, (), "general", None
+
+    def __init__(self, cls: type[Function], nout: int) -> None:
+        self.cls, self.name, self.nout = cls, cls.__name__, nout
+
+    def joint(self, F: Any, t: Any, out: Any, *rest: Any, ctx: Context) -> tuple[Any, ...]:
+        """`backward` for all inputs at once: on raw arrays, or on Tensors when it is itself recorded."""
+        recording = F is RECORDING
+        run = ctx._unpack(self.name, out, rest, recording)
+        grads = pull(self.cls, run, [None if g is None else tensor(g) for g in (t if self.nout > 1 else [t])])
+        return grads if recording else tuple([None if g is None else g.data for g in grads])
+
+    def jvp(self, F: Any, ts: tuple[Any, ...], out: Any, *rest: Any, ctx: Context) -> Any:
+        """`jvp` of the class. Raises GraphError where it has none."""
+        if self.cls.jvp is None:
+            raise fail(GraphError, self.name, "this Function has no forward-mode rule; give it a static jvp(ctx, *tangents)")
+        recording = F is RECORDING
+        run = ctx._unpack(self.name, out, rest, recording)
+        pushed = self.cls.jvp(run, *[None if t is None else tensor(t) for t in ts])
+        return pushed if recording else tuple(p.data for p in pushed) if self.nout > 1 else pushed.data
+
+
+def tensor(x: Any) -> Tensor:
+    """A saved value as a Tensor: raw arrays (and NumPy scalars, their 0-d results) are wrapped as constants."""
+    return x if type(x) is Tensor else Tensor(np.asarray(x) if isinstance(x, np.generic) else x)
+
+
+class Function:
+    """Base class of an op with a gradient of its own, called as `Cls.apply(*args, **kwargs)`.
+
+    forward(ctx, *args, **kwargs): the values, from tensors without history; one Tensor or a tuple of them. Tensors to
+    differentiate go by position. backward(ctx, *cotangents): one gradient per positional argument (None for none),
+    written with Tensor operations, so that it can be differentiated in turn. jvp(ctx, *tangents): optional, one tangent
+    per output. check: at the first recorded call compare backward (and jvp) with numeric derivatives in float64; a
+    wrong rule raises GradientError. Switch it off for forwards that are random, float32 only or intentionally not
+    the function that backward differentiates.
+    """
+
+    check: ClassVar[bool] = True
+    forward: ClassVar[Callable[..., Any]]
+    backward: ClassVar[Callable[..., Any]]
+    jvp: ClassVar[Callable[..., Any] | None] = None
+    _rules: ClassVar[dict[int, Rule]]
+    _checked: ClassVar[bool]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._rules, cls._checked = {}, False
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        """Run forward, recording the call when an argument requires gradients."""
+        parents = tuple([alive(a.node) if type(a) is Tensor else None for a in args])
+        live = mode.enabled and any(p is not None for p in parents)
+        inner: list[Any] = [Tensor(a.data) if type(a) is Tensor else a for a in args]
+        for name, value in kwargs.items():
+            if live and isinstance(value, Tensor) and value.node is not None:
+                raise fail(GraphError, cls.__name__, f"{name} requires gradients; pass it by position")
+        needs = tuple([live and p is not None for p in parents])
+        ctx, outs, several = push(cls, needs, inner, kwargs)
+        if not live:
+            result = [Tensor(o.data) for o in outs]
+            return tuple(result) if several else result[0]
+        if cls.check and not cls._checked:
+            verify(cls, needs, inner, kwargs)
+            cls._checked = True
+        rule = cls._rules.get(len(outs)) or cls._rules.setdefault(len(outs), Rule(cls, len(outs)))
+        saved = ctx._pack(inner, outs)
+        smooth = [spec is not None for spec in ctx._outputs]
+        if not any(smooth):
+            return tuple(Tensor(o.data) for o in outs) if several else Tensor(outs[0].data)
+        whole = record(rule, {"ctx": ctx}, parents, saved, outs[0].data)
+        if len(outs) == 1:
+            return (whole,) if several else whole
+        return tuple(
+            [record(PICK, {"index": i}, (whole.node,), (), o.data) if s else Tensor(o.data)
+             for i, (o, s) in enumerate(zip(outs, smooth))]
+        )  # fmt: skip
+
+
+def push(cls: type[Function], needs: tuple[bool, ...], args: Sequence[Any], kwargs: Any) -> tuple[Context, tuple[Tensor, ...], bool]:
+    """Run forward without recording: its context, its outputs, and whether it returned a tuple."""
+    ctx = Context(needs)
+    with no_grad():
+        result = cls.forward(ctx, *args, **kwargs)
+    several = isinstance(result, (tuple, list))
+    outs = tuple(result) if several else (result,)
+    for o in outs:
+        if not isinstance(o, Tensor):
+            raise fail(DTypeError, cls.__name__, f"forward returned {describe(o)}; expected a Tensor or a tuple of them")
+    return ctx, outs, several
+
+
+def pull(cls: type[Function], run: Context, given: list[Any]) -> tuple[Any, ...]:
+    """Run backward on the cotangents and hold its result to one Tensor or None per input."""
+    result = cls.backward(run, *run._cotangents(given))
+    grads = tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    n = len(run.needs_input_grad)
+    if len(grads) != n:
+        raise ShapeError(f"backward returned {len(grads)} gradients, expected {n}: one per argument of forward")
+    for i, g in enumerate(grads):
+        if g is not None and not isinstance(g, Tensor):
+            raise DTypeError(f"backward returned {describe(g)} for input {i}, expected a Tensor or None")
+    return grads

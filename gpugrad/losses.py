@@ -19,7 +19,7 @@ import numpy as np
 
 import gpugrad as gg
 from gpugrad.errors import DomainError, DTypeError, RangeError, ShapeError, fail
-from gpugrad.ops.loss import softmax_xent
+from gpugrad.ops.loss import bce_logits, softmax_xent
 
 __all__ = [
     "TABLE",
@@ -105,8 +105,13 @@ def distribution(op: str, prediction: Any, target: Any) -> tuple[gg.Tensor, gg.T
     return p, t
 
 
-def classes(op: str, scores: Any, labels: Any, ignore_index: int | None = None) -> tuple[gg.Tensor, gg.Tensor]:
-    """Scores (..., C) with class numbers (...). Raises ShapeError, DTypeError, RangeError for what does not fit."""
+def classes(
+    op: str, scores: Any, labels: Any, ignore_index: int | None = None, fused: bool = False
+) -> tuple[gg.Tensor, gg.Tensor]:
+    """Scores (..., C) with class numbers (...). Raises ShapeError, DTypeError, RangeError for what does not fit.
+
+    fused: softmax_xent comes next, which looks at labels on the CPU itself.
+    """
     s, y = floating(scores), gg.asarray(labels)
     if y.dtype.kind not in "iu":
         raise fail(DTypeError, op, f"target has dtype {y.dtype}, expected integer class numbers")
@@ -114,10 +119,11 @@ def classes(op: str, scores: Any, labels: Any, ignore_index: int | None = None) 
         expected = f"prediction has shape {list(s.shape)}, target {list(y.shape)}"
         raise fail(ShapeError, op, f"{expected}; expected [..., C] and one class number a row, [...]")
     n = s.shape[-1]
-    check(
-        op, y, "target", f"a class number from 0 to {n - 1}",
-        lambda v: ((v < 0) | (v >= n)) & (v != ignore_index), kind=RangeError,
-    )  # fmt: skip
+    if not fused or y.device != "cpu":
+        check(
+            op, y, "target", f"a class number from 0 to {n - 1}",
+            lambda v: ((v < 0) | (v >= n)) & (v != ignore_index), kind=RangeError,
+        )  # fmt: skip
     return s, y
 
 
@@ -134,7 +140,8 @@ def reduced(op: str, values: gg.Tensor, reduction: str) -> gg.Tensor:
 
 def log(p: gg.Tensor) -> gg.Tensor:
     """Logarithm of a probability, bounded at -100."""
-    return gg.clip(gg.log(p), min=-100.0)  # type: ignore[no-any-return]
+    with np.errstate(divide="ignore"):
+        return gg.clip(gg.log(p), min=-100.0)  # type: ignore[no-any-return]
 
 
 def picked(s: gg.Tensor, y: gg.Tensor) -> gg.Tensor:
@@ -207,8 +214,9 @@ def binary_cross_entropy_with_logits(
     op = "binary_cross_entropy_with_logits"
     x, t = pair(op, prediction, target)
     check(op, t, "target", "a probability in [0, 1]", outside)
-    positive = t * gg.softplus(-x)  # two softplus: each is small, never a difference of large numbers
-    return reduced(op, (positive if pos_weight is None else positive * pos_weight) + (1.0 - t) * gg.softplus(x), reduction)
+    if pos_weight is None:
+        return reduced(op, bce_logits(x, t), reduction)
+    return reduced(op, pos_weight * t * gg.softplus(-x) + (1.0 - t) * gg.softplus(x), reduction)
 
 
 def hinge(prediction: Any, target: Any, *, reduction: str = "mean") -> gg.Tensor:
@@ -287,8 +295,7 @@ def sparse_categorical_cross_entropy_with_logits(prediction: Any, target: Any, *
 
 def fused(x: gg.Tensor, target: gg.Tensor) -> gg.Tensor:
     """Cross-entropy of logits (..., C) with flattened targets, one value a row."""
-    rows = softmax_xent(x.reshape(-1, x.shape[-1]), target, None, ignore_index=-100, smoothing=0.0)
-    return rows.reshape(x.shape[:-1])  # type: ignore[no-any-return]
+    return softmax_xent(x.reshape(-1, x.shape[-1]), target).reshape(x.shape[:-1])  # type: ignore[no-any-return]
 
 
 def kl_divergence(prediction: Any, target: Any, *, reduction: str = "mean") -> gg.Tensor:

@@ -70,6 +70,13 @@ Tensor.backward = transforms.backward  # type: ignore[attr-defined]
 
 
 @method
+def zero_grad(self: Tensor) -> None:
+    """Forget the accumulated gradient."""
+    if self.node is not None:
+        self.grad = None
+
+
+@method
 def retain_grad(self: Tensor) -> None:
     """Keep the gradient of a computed tensor in `.grad` at the next backward."""
     if self.node is None:

@@ -18,23 +18,12 @@ from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import INTERNAL
 from gpugrad.operands import constant, explain_failure, join, scalar_array
-from gpugrad.rules import DROP, KEEP, PUSH, SHAPE, Rule, expand, save_list
-from gpugrad.state import mode, next_seq, writes
+from gpugrad.rules import DROP, KEEP, PUSH, SHAPE, Rule, expand, reading_shapes, save_list
+from gpugrad.state import mode, next_seq
 from gpugrad.tensor import Node, Tensor
 
 TABLE: dict[str, Op] = {}
 NO_ATTRS: dict[str, Any] = {}
-
-
-class Impls(dict[type, Any]):
-    """Array type to code; an unseen type asks its backend once."""
-
-    def __init__(self, fwd: Any, special: dict[str, Any]) -> None:
-        self.fwd, self.special = fwd, special
-
-    def __missing__(self, cls: type) -> Any:
-        run = self[cls] = backends.of_type(cls).implement(self.fwd, self.special)
-        return run
 
 
 class Op:
@@ -57,9 +46,10 @@ class Op:
     ) -> None:  # fmt: skip
         self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
         self.via, self.aux, self.nout = via, aux, nout
-        self.impls = Impls(fwd, {k: v for k, v in (("cpu", cpu), ("cuda", cuda)) if v is not None})
+        self.impls = backends.Impls(fwd, {k: v for k, v in (("cpu", cpu), ("cuda", cuda)) if v is not None})
         self.jvp = jvp or (partial(PUSH[kind], self) if kind in PUSH else None)
         self.keeps = [save_list(r) for r in vjps]
+        self.vjps = tuple([r and reading_shapes(r, k, self.keeps) for r, k in zip(vjps, self.keeps)])
         self.union: dict[Any, Any] = {}
         if name in TABLE:
             raise ValueError(f"[{name}] is already in the op table")
@@ -106,13 +96,23 @@ class Recording:
 
 
 RECORDING = Recording()
-_raw: dict[type, Raw] = {}
+
+
+class Raws(dict[type, Raw]):
+    """The raw namespace of each array type; NumPy scalars share that of their arrays."""
+
+    def __missing__(self, cls: type) -> Raw:
+        array_type = backends.of_type(cls).array_type
+        self[cls] = found = Raw(cls) if cls is array_type else self[array_type]
+        return found
+
+
+RAW = Raws()
 
 
 def raw(array: Any) -> Raw:
     """The raw namespace for the type of `array`."""
-    cls = type(array)
-    return _raw.get(cls) or _raw.setdefault(cls, Raw(cls))
+    return RAW[type(array)]
 
 
 # --- recording --------------------------------------------------------------------------------------------
@@ -204,8 +204,14 @@ def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, An
             return op.via(RECORDING, x, y)  # type: ignore[no-any-return]
         keep_out, keep_a, keep_b = keeps[n is not None, m is not None]
         return record(
-            op, NO_ATTRS, (n, m), (out if keep_out else None, a if keep_a else None, b if keep_b else None), out
-        )
+            op, NO_ATTRS, (n, m),
+            (
+                out if keep_out else None,
+                a if keep_a == KEEP else a.shape if keep_a else None,
+                b if keep_b == KEEP else b.shape if keep_b else None,
+            ),
+            out,
+        )  # fmt: skip
 
     return call
 
@@ -253,27 +259,6 @@ def kept(op: Op, parents: tuple[Any, ...], out: Any, raws: list[Any], extra: Any
     return tuple(
         [v if c == KEEP else np.shape(v) if c == SHAPE and v is not None else None for v, c in zip(values, codes)]
     )
-
-
-def inplace(op: Op, written: int) -> Callable[..., None]:
-    """Dispatcher of an op that overwrites its first `written` arguments: never recorded, noted in the write log.
-
-    An argument is a Tensor or a list of Tensors (None where one is absent).
-    """
-
-    def bare(x: Any) -> Any:
-        return [bare(v) for v in x] if type(x) is list else x.data if isinstance(x, Tensor) else x
-
-    def call(*xs: Any, **attrs: Any) -> None:
-        raws = bare(list(xs))
-        outputs = [a for x in raws[:written] for a in (x if type(x) is list else (x,))]
-        try:
-            op.impls[type(outputs[0])](*raws, **attrs)
-        except Exception as error:
-            raise explain_failure(op.name, error, tuple(raws), attrs) from None
-        writes.note(*outputs)
-
-    return call
 
 
 class Pick:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 Rule = Callable[..., Any]
-DROP, KEEP, SHAPE = 0, 1, 2
+DROP, SHAPE, KEEP = 0, 1, 2  # of several rules the one that needs most decides
 
 
 def save_list(rule: Rule | None) -> tuple[int, ...]:
@@ -30,6 +30,22 @@ def expand(codes: tuple[int, ...], n: int) -> tuple[int, ...]:
         if c < 0:
             codes = codes[:i] + (-1 - c,) * (n - len(codes) + 1) + codes[i + 1 :]
     return codes + (DROP,) * (n - len(codes))
+
+
+def reading_shapes(rule: Rule, codes: tuple[int, ...], others: list[tuple[int, ...]]) -> Rule:
+    """The rule itself, or where it asks for the shape of a value that another rule keeps, one that takes the shape."""
+    kept = {i for other in others for i, c in enumerate(other) if c == KEEP}
+    asked = [i for i, c in enumerate(codes) if c == SHAPE and i in kept]
+    if not asked:
+        return rule
+
+    def run(F: Any, t: Any, *saved: Any, **attrs: Any) -> Any:
+        values = list(saved)
+        for i in asked:
+            values[i] = getattr(values[i], "shape", values[i])
+        return rule(F, t, *values, **attrs)
+
+    return run
 
 
 def push_elementwise(op: Any, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:

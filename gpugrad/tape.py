@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
-from gpugrad.op import PICK, RECORDING, record
+from gpugrad.op import PICK, RAW, RECORDING, record
 from gpugrad.state import writes
 from gpugrad.tensor import Node, Tensor
 
@@ -62,6 +62,8 @@ def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: b
             continue
         if Node.observed and (hasattr(node, "hooks") or hasattr(node, "grad")):
             g = observe(F, node, g)
+        if not graph and type(g) is not list and RAW[type(g)] is not F:
+            F = RAW[type(g)]  # the graph came from another device
         op = node.op
         if op is None or (wanted and node in wanted):
             found[node] = g

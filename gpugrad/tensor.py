@@ -159,11 +159,6 @@ class Tensor:
         elif value is not None:
             raise fail(GraphError, "grad", "this tensor does not require gradients; call requires_grad_() first")
 
-    def zero_grad(self) -> None:
-        """Forget the accumulated gradient."""
-        if self.node is not None:
-            self.grad = None
-
     def detach(self) -> Tensor:
         """The same array without history: a constant to differentiation. Shares memory."""
         return Tensor(self.data)

@@ -47,18 +47,24 @@ template <class... P> __device__ __forceinline__ bool aligned(P... p) {
     return ((reinterpret_cast<size_t>(p) | ...) & 15) == 0;
 }
 
+template <class F, class P, class... Ps> __device__ __forceinline__ void visit(F f, long long i, P p, Ps... ps) {
+#pragma unroll
+    for (int k = 0; k < P::N; k++) f(i + k, widen(p.v[k]), widen(ps.v[k])...);
+}
+
+template <class T, class F, class... Ps> __device__ __forceinline__ Packet<T> apply(F f, long long i, Ps... ps) {
+    Packet<T> r;
+#pragma unroll
+    for (int k = 0; k < Packet<T>::N; k++) r.v[k] = narrow<T>(f(i + k, widen(ps.v[k])...));
+    return r;
+}
+
 // f(i, in[i]...) for every i < n, widened; packets where all inputs are aligned, a scalar tail.
 template <class T, class F, class... In>
 __device__ __forceinline__ void each(Team team, long long n, F f, const T* first, const In*... in) {
     constexpr int N = Packet<T>::N;
     long long body = aligned(first, in...) ? n / N * N : 0;
-    for (long long i = team.rank * N; i < body; i += team.size * N) {
-        auto visit = [&](auto... p) {
-#pragma unroll
-            for (int k = 0; k < N; k++) f(i + k, widen(p.v[k])...);
-        };
-        visit(packet(first + i), packet(in + i)...);
-    }
+    for (long long i = team.rank * N; i < body; i += team.size * N) visit(f, i, packet(first + i), packet(in + i)...);
     for (long long i = body + team.rank; i < n; i += team.size) f(i, widen(first[i]), widen(in[i])...);
 }
 
@@ -67,15 +73,8 @@ template <class T, class F, class... In>
 __device__ __forceinline__ void fill(Team team, T* out, long long n, F f, const In*... in) {
     constexpr int N = Packet<T>::N;
     long long body = aligned(out, in...) ? n / N * N : 0;
-    for (long long i = team.rank * N; i < body; i += team.size * N) {
-        auto apply = [&](auto... p) {
-            Packet<T> r;
-#pragma unroll
-            for (int k = 0; k < N; k++) r.v[k] = narrow<T>(f(i + k, widen(p.v[k])...));
-            return r;
-        };
-        *reinterpret_cast<Packet<T>*>(out + i) = apply(packet(in + i)...);
-    }
+    for (long long i = team.rank * N; i < body; i += team.size * N)
+        *reinterpret_cast<Packet<T>*>(out + i) = apply<T>(f, i, packet(in + i)...);
     for (long long i = body + team.rank; i < n; i += team.size) out[i] = narrow<T>(f(i, widen(in[i])...));
 }
 

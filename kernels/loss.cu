@@ -5,6 +5,7 @@
 //
 // y: soft labels (N, C) of type T, or class numbers (N,), which mean 1 at the class. w: weights (C,) or null for 1.
 // s: label smoothing. A row whose class is ignore_index has loss 0 and dx 0; any other class outside 0 <= y < C gives NaN.
+// A class with q_c = 0 costs nothing, whatever its logit. lse is kept in double, so that exp(x - lse) loses no digit.
 // Moves, in elements of T: forward N C read (2 N C with soft labels), backward N C read and N C written (twice the reads
 // with soft labels, whose Q is summed first). One team a row: a warp up to 1024 columns, a block beyond. The maximum
 // and the sum are found in one pass over the row, each thread rescaling its sum when it meets a larger logit.
@@ -45,7 +46,7 @@ template <class T> struct Target<T, T> {
 };
 
 template <class T, class L>
-__global__ void softmax_xent(T* loss, Acc<T>* lse, const T* logits, const L* labels, const T* weight, long long rows,
+__global__ void softmax_xent(T* loss, double* lse, const T* logits, const L* labels, const T* weight, long long rows,
                              long long cols, long long ignore_index, Acc<T> smoothing) {
     using A = Acc<T>;
     long long row = row_number();
@@ -58,38 +59,35 @@ __global__ void softmax_xent(T* loss, Acc<T>* lse, const T* logits, const L* lab
             sum = sum * exponential(top - v) + 1;
             top = v;
         } else {
-            sum += v == top ? A(1) : exponential(v - top); // equal, so that -inf after -inf is no NaN
+            sum += v == top ? A(1) : exponential(v - top); // equal apart: -inf after -inf is no NaN
         }
     }, x);
     A all_top = reduce_row(top, Larger(), A(-GG_INFINITY));
     A all_sum = reduce_row(top == all_top ? sum : sum * exponential(top - all_top), Plus(), A(0));
-    bool infinite = all_top == GG_INFINITY || all_top == -GG_INFINITY;
-    A log_sum = infinite && all_sum == all_sum ? all_top : all_top + logarithm(all_sum); // a NaN in the row stays NaN
+    bool infinite = all_top == GG_INFINITY || all_top == -GG_INFINITY, number = all_sum == all_sum;
+    A base = infinite ? A(0) : all_top, log_sum = infinite && number ? all_top : logarithm(all_sum);
 
+    auto cost = [&](A share, A v) { return share == 0 ? A(0) : share * (base - v + log_sum); }; // nothing cancels
     A total = 0;
     if (q.dense()) {
         A part = 0;
-        each(row_team(), cols, [&](long long c, A v) {
-            A share = q(c);
-            if (share != 0) part += share * (log_sum - v); // an impossible class of no weight costs nothing
-        }, x);
+        each(row_team(), cols, [&](long long c, A v) { part += cost(q(c), v); }, x);
         total = reduce_row(part, Plus(), A(0));
     } else if (q.valid()) {
-        total = q(q.y) * (log_sum - widen(x[q.y]));
+        total = cost(q(q.y), widen(x[q.y]));
     }
     if (threadIdx.x == 0) {
         loss[row] = narrow<T>(q.ignored() ? A(0) : q.valid() ? total : A(GG_NAN));
-        lse[row] = log_sum;
+        lse[row] = infinite ? double(log_sum) : double(base) + logarithm(double(all_sum));
     }
 }
 
 template <class T, class L>
-__global__ void softmax_xent_bwd(T* dlogits, const T* t, const T* logits, const L* labels, const T* weight, const Acc<T>* lse,
+__global__ void softmax_xent_bwd(T* dlogits, const T* t, const T* logits, const L* labels, const T* weight, const double* lse,
                                  long long rows, long long cols, long long ignore_index, Acc<T> smoothing) {
     using A = Acc<T>;
     long long row = row_number();
     if (row >= rows) return;
-    const T* x = logits + row * cols;
     Target<T, L> q(labels, weight, row, cols, ignore_index, smoothing);
     A total = 0;
     if (q.dense()) {
@@ -99,8 +97,9 @@ __global__ void softmax_xent_bwd(T* dlogits, const T* t, const T* logits, const 
     } else if (q.valid()) {
         total = q(q.y);
     }
-    A scale = q.ignored() ? A(0) : q.valid() ? widen(t[row]) : A(GG_NAN), log_sum = lse[row];
+    A near = lse[row], slope = q.valid() ? widen(t[row]) : A(GG_NAN);
+    total *= exponential(A(near - lse[row])); // what rounding took from lse, as a factor
     fill(row_team(), dlogits + row * cols, cols, [&](long long c, A v) {
-        return q.ignored() ? A(0) : scale * (total * exponential(v - log_sum) - q(c));
-    }, x);
+        return q.ignored() ? A(0) : slope * (total * exponential(v - near) - q(c));
+    }, logits + row * cols);
 }

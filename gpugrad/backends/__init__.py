@@ -74,6 +74,17 @@ def of_type(cls: type) -> Backend:
     return backend
 
 
+class Impls(dict[type, Any]):
+    """Array type to code; an unseen type asks its backend once."""
+
+    def __init__(self, fwd: Any, special: dict[str, Any]) -> None:
+        self.fwd, self.special = fwd, special
+
+    def __missing__(self, cls: type) -> Any:
+        run = self[cls] = of_type(cls).implement(self.fwd, self.special)
+        return run
+
+
 def of(array: Any) -> Backend:
     """The backend of a raw array."""
     return of_type(type(array))

@@ -10,7 +10,10 @@ from typing import Any
 import gpugrad as gg
 from gpugrad import losses
 from gpugrad.errors import DomainError, RangeError, ShapeError, fail
-from gpugrad.ops import loss as loss_ops
+from gpugrad.ops import conv
+from gpugrad.ops.loss import softmax_xent
+from gpugrad.ops.normalize import batch_norm, layer_norm
+from gpugrad.ops.random import dropout
 
 # --- layers -------------------------------------------------------------------------------------------------
 
@@ -25,6 +28,34 @@ def bilinear(x: Any, y: Any, weight: Any, bias: Any = None) -> gg.Tensor:
     """sum over i, j of x_i W_kij y_j, plus b_k: x (..., in1), y (..., in2), weight (out, in1, in2) to (..., out)."""
     out: gg.Tensor = gg.einsum("...i,kij,...j->...k", x, weight, y)
     return out if bias is None else out + bias  # type: ignore[no-any-return]
+
+
+def conv2d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> gg.Tensor:
+    """Cross-correlation: x (N, C, H, W), weight (O, C / groups, h, w), bias (O,) to (N, O, H', W').
+
+    stride, padding (zeros), dilation: a number, or a pair for height and width. Raises ShapeError.
+    """
+    out: gg.Tensor = conv.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return out if bias is None else out + gg.reshape(bias, (-1, 1, 1))  # type: ignore[no-any-return]
+
+
+def max_pool2d(
+    x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> gg.Tensor:
+    """The largest pixel of each window of (N, C, H, W); stride: the kernel's size if None; padding never wins."""
+    return conv.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)  # type: ignore[no-any-return]
+
+
+def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> gg.Tensor:
+    """The mean of each window of (N, C, H, W); stride: the kernel's size if None; padding counts as zeros."""
+    return conv.avg_pool2d(x, kernel_size, stride, padding)  # type: ignore[no-any-return]
+
+
+def adaptive_avg_pool2d(x: Any, output_size: Any) -> gg.Tensor:
+    """The means of output_size (a number or a pair) windows that cover (N, C, H, W) evenly."""
+    return conv.adaptive_avg_pool2d(x, output_size)  # type: ignore[no-any-return]
 
 
 def embedding(ids: Any, weight: Any) -> gg.Tensor:
@@ -67,14 +98,12 @@ def cross_entropy(
     soft = t.shape == x.shape and t.dtype.kind not in "iu"
     if x.ndim > 2:
         x, t = gg.moveaxis(x, 1, -1), gg.moveaxis(t, 1, -1) if soft else t
-    x, t = losses.distribution(op, x, t) if soft else losses.classes(op, x, t, ignore_index)
+    x, t = losses.distribution(op, x, t) if soft else losses.classes(op, x, t, ignore_index, fused=True)
     n = x.shape[-1]
     if weight is not None and weight.shape != (n,):
         raise fail(ShapeError, op, f"weight has shape {list(weight.shape)}, expected [{n}], one factor a class")
     t = t.reshape((-1, n) if soft else (-1,))
-    rows = loss_ops.softmax_xent(
-        x.reshape((-1, n)), t, weight, ignore_index=ignore_index, smoothing=float(label_smoothing)
-    )
+    rows = softmax_xent(x.reshape((-1, n)), t, weight, ignore_index=ignore_index, smoothing=float(label_smoothing))
     if reduction == "mean" and not soft:
         return rows.sum() / counted(t, weight, ignore_index, x.dtype)  # type: ignore[no-any-return]
     return losses.reduced(op, rows.reshape(x.shape[:-1]), reduction)

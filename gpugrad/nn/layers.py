@@ -55,7 +55,11 @@ class Flatten(Module):
 
     def forward(self, x: gg.Tensor) -> gg.Tensor:
         """(N, ...) to (N, features)."""
-        return gg.flatten(x, self.start_axis, self.end_axis)  # type: ignore[no-any-return]
+        axes = range(x.ndim)
+        fits = all(-x.ndim <= axis < x.ndim for axis in (self.start_axis, self.end_axis))
+        expect(self, x, fits, f"axes {self.start_axis} and {self.end_axis}")
+        start, stop = axes[self.start_axis], axes[self.end_axis] + 1
+        return x.reshape((*x.shape[:start], math.prod(x.shape[start:stop]), *x.shape[stop:]))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Axes, where they are not the default."""
@@ -206,6 +210,22 @@ class AvgPool2d(Pool2d):
     """The mean of each window; padding counts as zeros."""
 
     pool = staticmethod(F.avg_pool2d)
+
+
+class AdaptiveAvgPool2d(Module):
+    """Means of windows that divide the image into output_size (a number or a pair) parts: any size to that size."""
+
+    def __init__(self, output_size: int | tuple[int, int]) -> None:
+        self.output_size = plane(output_size)
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, C, H, W) to (N, C, *output_size)."""
+        expect(self, x, x.ndim == 4, "[N, C, H, W]")
+        return F.adaptive_avg_pool2d(x, self.output_size)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """'1x1'."""
+        return "x".join(map(str, self.output_size))
 
 
 class Dropout(Module):

@@ -11,7 +11,8 @@ from gpugrad.define import elementwise
 from gpugrad.errors import DomainError, ShapeError, describe, fail
 from gpugrad.op import RECORDING
 from gpugrad.ops._axes import one_axis
-from gpugrad.ops.elementwise import abs as _abs, clip, erf_forward, select, where
+from gpugrad.ops.elementwise import abs as _abs
+from gpugrad.ops.elementwise import clip, erf_forward, select, where
 
 __all__ = [
     "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid",

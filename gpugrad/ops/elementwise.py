@@ -24,10 +24,10 @@ __all__ = [
     "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "cbrt", "ceil", "clip", "conj",
     "copysign", "cos", "cosh", "deg2rad", "divide", "equal", "erf", "erfc", "exp", "exp2", "expm1", "floor",
     "floor_divide", "fmax", "fmin", "greater", "greater_equal", "heaviside", "hypot", "imag", "isfinite", "isinf",
-    "isnan", "less", "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "nan_to_num", "negative",
-    "nextafter", "not_equal", "positive", "pow", "rad2deg", "real", "reciprocal", "remainder", "rint", "round",
-    "sign", "signbit", "sin", "sinc", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "trunc", "where", "xlogy",
+    "isnan", "less", "less_equal", "log", "log1p", "log2", "log10", "logaddexp", "logaddexp2", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "nan_to_num", "negative", "nextafter",
+    "not_equal", "positive", "pow", "rad2deg", "real", "reciprocal", "remainder", "rint", "round", "sign", "signbit",
+    "sin", "sinc", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "trunc", "where", "xlogy",
 ]  # fmt: skip
 
 LN2, LN10 = math.log(2.0), math.log(10.0)

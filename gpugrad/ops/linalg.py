@@ -49,16 +49,18 @@ def _matmul(xp: Any, x: Any, y: Any) -> Any:
     return xp.matmul(x, y)
 
 
-def _matmul_vjp_x(F: Any, t: Any, _out: Any, _x: Any, y: Any) -> Any:
-    flat = len(t.shape) < len(y.shape)  # x was 1-d, a row
+def _matmul_vjp_x(F: Any, t: Any, _out: Any, x_shape: Any, y: Any) -> Any:
+    flat = len(x_shape) == 1
     t, y = _as_matrix(F, t, flat, len(y.shape) == 1), y if len(y.shape) > 1 else F.reshape(y, shape=(*y.shape, 1))
     g = F.matmul(t, F.matrix_transpose(y))
     return F.reshape(g, shape=(*g.shape[:-2], g.shape[-1])) if flat else g
 
 
-def _matmul_vjp_y(F: Any, t: Any, _out: Any, x: Any, _y: Any) -> Any:
-    flat = len(t.shape) < len(x.shape)  # y was 1-d, a column
+def _matmul_vjp_y(F: Any, t: Any, _out: Any, x: Any, y_shape: Any) -> Any:
+    flat = len(y_shape) == 1
     t, x = _as_matrix(F, t, len(x.shape) == 1, flat), x if len(x.shape) > 1 else F.reshape(x, shape=(1, *x.shape))
+    if len(y_shape) < 3 <= len(x.shape):  # one product, instead of a stack of them that is then summed
+        t, x = (F.reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1])) for a in (t, x))
     g = F.matmul(F.matrix_transpose(x), t)
     return F.reshape(g, shape=g.shape[:-1]) if flat else g
 
@@ -297,14 +299,9 @@ def matrix_power(x: Any, n: int) -> Any:
 def vector_norm(x: Any, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
     """(sum |x|^ord)^(1/ord) over axes (all by default); inf and -inf are the largest and smallest |x|, 0 counts nonzeros."""
     x = operand(x, "vector_norm")
-    if ord == 2:
-        return reduce.norm(x, axis, keepdims=keepdims)
-    size = elementwise.abs(x)
-    if ord in (math.inf, -math.inf):
-        return (reduce.max if ord > 0 else reduce.min)(size, axis, keepdims=keepdims)
     if ord == 0:
-        return reduce.sum(astype(size != 0, x.dtype), axis, keepdims=keepdims)
-    return reduce.sum(size if ord == 1 else size**ord, axis, keepdims=keepdims) ** (1 / ord)
+        return reduce.sum(astype(x != 0, x.dtype), axis, keepdims=keepdims)
+    return reduce.norm(x, axis, ord=ord, keepdims=keepdims)
 
 
 def matrix_norm(x: Any, *, keepdims: bool = False, ord: Any = "fro") -> Any:

@@ -16,6 +16,7 @@ from gpugrad.errors import DomainError, ShapeError, describe, fail
 from gpugrad.op import RECORDING
 from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis
 from gpugrad.ops.elementwise import abs as _abs
+from gpugrad.ops.elementwise import beside
 
 __all__ = [
     "all", "any", "argmax", "argmin", "count_nonzero", "cumprod", "cumsum", "cumulative_prod", "cumulative_sum",
@@ -65,26 +66,25 @@ def nonempty(op: str, x: Any, axis: tuple[int, ...]) -> None:
 # --- sum, mean, prod ----------------------------------------------------------------------------------------
 
 
-def sum_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, dtype: Any = None) -> Any:
-    """Integers and bools sum to 64 bits, as the Array API has it."""
-    out = x.sum(axis=axis, dtype=accumulator(x, dtype), keepdims=keepdims)
-    return out if dtype is not None or x.dtype.itemsize != 2 or x.dtype.kind in "iu" else out.astype(x.dtype)
+def reduction(name: str) -> Any:
+    """Forward of sum or prod. Integers and bools come out in 64 bits, as the Array API has it."""
+
+    def forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, dtype: Any = None) -> Any:
+        wide = accumulator(x, dtype)
+        out = getattr(x, name)(axis=axis, dtype=wide, keepdims=keepdims)
+        return out if dtype is not None or wide is None else out.astype(x.dtype)
+
+    return forward
 
 
 _sum = linear(
-    "sum", sum_forward,
+    "sum", reduction("sum"),
     lambda F, t, _out, x_shape, axis, keepdims, dtype=None: lengthen(F, t, x_shape, axis),
 )  # fmt: skip
 _mean = linear(
     "mean", lambda xp, x, axis, keepdims: (total(xp, x, axis, keepdims) / count(x, axis)).astype(x.dtype, copy=False),
     lambda F, t, _out, x_shape, axis, keepdims: lengthen(F, t * (1 / math.prod([x_shape[i] for i in axis])), x_shape, axis),
 )  # fmt: skip
-
-
-def prod_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, dtype: Any = None) -> Any:
-    """Integers and bools multiply in 64 bits, as the Array API has it."""
-    out = x.prod(axis=axis, dtype=accumulator(x, dtype), keepdims=keepdims)
-    return out if dtype is not None or x.dtype.itemsize != 2 or x.dtype.kind in "iu" else out.astype(x.dtype)
 
 
 def others(F: Any, x: Any, axis: tuple[int, ...]) -> Any:
@@ -99,7 +99,7 @@ def others(F: Any, x: Any, axis: tuple[int, ...]) -> Any:
 
 
 _prod = general(
-    "prod", prod_forward,
+    "prod", reduction("prod"),
     lambda F, t, _out, x, axis, keepdims, dtype=None: lengthen(F, t, x.shape, axis) * others(F, x, axis),
     jvp=lambda F, ts, _out, x, axis, keepdims, dtype=None: F.sum(ts[0] * others(F, x, axis), axis=axis, keepdims=keepdims),
 )  # fmt: skip
@@ -160,7 +160,7 @@ def spread(op: str, x: Any, axis: Axis, correction: float, keepdims: bool) -> An
     """var or std, with the checks they share."""
     axes = normalize_axis(axis, np.ndim(x), op)
     nonempty(op, x, axes)
-    n = count(x, axes) if axes else 1
+    n = math.prod([np.shape(x)[i] for i in axes])
     if n <= correction:
         raise fail(DomainError, op, f"({describe(x)}, axis={axes}): {n} elements with correction={correction}")
     return getattr(RECORDING, op)(floating(x), axis=axes, keepdims=keepdims, correction=correction)
@@ -275,16 +275,19 @@ def accumulate(name: str) -> Any:
 def shift_forward(xp: Any, x: Any, axis: int, by: int, fill: float) -> Any:
     """One step along the axis, `fill` at the end that is left behind."""
     out, lead = xp.empty_like(x), (slice(None),) * axis
-    front, back = slice(None, -1), slice(1, None)
-    out[(*lead, back if by > 0 else front)] = x[(*lead, front if by > 0 else back)]
-    out[(*lead, slice(0, 1) if by > 0 else slice(-1, None))] = fill
+    late, early = (*lead, slice(1, None)), (*lead, slice(None, -1))
+    first, last = (*lead, slice(0, 1)), (*lead, slice(-1, None))
+    if by > 0:
+        out[late], out[first] = x[early], fill
+    else:
+        out[early], out[last] = x[late], fill
     return out
 
 
 def scan_forward(xp: Any, a: Any, b: Any, axis: int, reverse: bool) -> Any:
     """Doubling: after the step of width d each pair (a, b) covers 2d elements."""
-    a, b = (xp.flip(v, axis) if reverse else v for v in xp.broadcast_arrays(a, b))
-    a, b, lead, d = a.copy(), b.copy(), (slice(None),) * axis, 1
+    a, b = (xp.flip(v, axis).copy() if reverse else v.copy() for v in (a, b))
+    lead, d = (slice(None),) * axis, 1
     while d < a.shape[axis]:
         late, early = (*lead, slice(d, None)), (*lead, slice(None, -d))
         b[late] = b[late] + a[late] * b[early]
@@ -309,8 +312,7 @@ _scan = general(
     lambda F, t, out, a, _b, axis, reverse: scan_db(F, t, a, axis, reverse) * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0),
     lambda F, t, _out, a, _b, axis, reverse: scan_db(F, t, a, axis, reverse),
     jvp=lambda F, ts, out, a, b, axis, reverse: F.linear_scan(
-        F.broadcast_to(a, shape=out.shape),
-        (F.zeros_like(out) if ts[1] is None else ts[1]) + (0 if ts[0] is None else ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0)),
+        a, (F.zeros_like(out) if ts[1] is None else ts[1]) + (0 if ts[0] is None else ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0)),
         axis=axis, reverse=reverse,
     ),
     promotes=True, floating=True,
@@ -331,7 +333,9 @@ def linear_scan(a: Any, b: Any, axis: int = -1, *, reverse: bool = False) -> Any
 
     a and b broadcast. log2(n) passes over the axis (discounted returns, moving averages, state-space layers).
     """
-    return _scan(a, b, axis=one_axis(axis, len(np.broadcast_shapes(np.shape(a), np.shape(b))), "linear_scan"), reverse=reverse)  # fmt: skip
+    shape = np.broadcast_shapes(np.shape(a), np.shape(b))
+    a, b = (RECORDING.broadcast_to(v, shape=shape) for v in (beside(a, b), beside(b, a)))
+    return _scan(a, b, axis=one_axis(axis, len(shape), "linear_scan"), reverse=reverse)
 
 
 def cumulative(op: str, x: Any, axis: int | None, dtype: Any, include_initial: bool, start: int) -> Any:
@@ -370,26 +374,26 @@ cumsum, cumprod = cumulative_sum, cumulative_prod
 # --- norm ---------------------------------------------------------------------------------------------------
 
 
-def norm_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:
+def norm_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, power: float) -> Any:
     """Root of the summed squares (or powers)."""
     v = x.astype(accumulator(x) or x.dtype, copy=False)
-    if ord == 2:
+    if power == 2:
         return xp.sqrt((v * v).sum(axis=axis, keepdims=keepdims)).astype(x.dtype, copy=False)
-    return ((xp.abs(v) ** ord).sum(axis=axis, keepdims=keepdims) ** (1 / ord)).astype(x.dtype, copy=False)
+    return ((xp.abs(v) ** power).sum(axis=axis, keepdims=keepdims) ** (1 / power)).astype(x.dtype, copy=False)
 
 
-def norm_slope(F: Any, t: Any, out: Any, x: Any, axis: tuple[int, ...], ord: float) -> Any:
-    """t sign(x) (|x| / out)^(ord-1), 0 where the vector is zero; t is of x's shape."""
+def norm_slope(F: Any, t: Any, out: Any, x: Any, axis: tuple[int, ...], power: float) -> Any:
+    """t sign(x) (|x| / out)^(power-1), 0 where the vector is zero; t is of x's shape."""
     out = lengthen(F, out, x.shape, axis)
-    if ord == 2:
+    if power == 2:
         return F.quotient(t * x, out)
-    return F.absorb(t * F.sign(x), F.quotient(F.abs(x), out) ** (ord - 1))
+    return F.absorb(t * F.sign(x), F.quotient(F.abs(x), out) ** (power - 1))
 
 
 _norm = general(
     "norm", norm_forward,
-    lambda F, t, out, x, axis, keepdims, ord: norm_slope(F, lengthen(F, t, x.shape, axis), out, x, axis, ord),
-    jvp=lambda F, ts, out, x, axis, keepdims, ord: F.sum(norm_slope(F, ts[0], out, x, axis, ord), axis=axis, keepdims=keepdims),
+    lambda F, t, out, x, axis, keepdims, power: norm_slope(F, lengthen(F, t, x.shape, axis), out, x, axis, power),
+    jvp=lambda F, ts, out, x, axis, keepdims, power: F.sum(norm_slope(F, ts[0], out, x, axis, power), axis=axis, keepdims=keepdims),
 )  # fmt: skip
 
 
@@ -407,4 +411,4 @@ def norm(x: Any, axis: Axis = None, *, ord: float = 2, keepdims: bool = False) -
     if math.isinf(ord):
         nonempty("norm", x, axes)
         return (_max if ord > 0 else _min)(_abs(x), axis=axes, keepdims=keepdims)
-    return _norm(x, axis=axes, keepdims=keepdims, ord=ord)
+    return _norm(x, axis=axes, keepdims=keepdims, power=ord)

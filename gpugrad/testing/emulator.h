@@ -161,8 +161,7 @@ static void prepare(Fiber& f, char* stack) {
     f.stack = stack;
 #if defined(__x86_64__)
     void** top = reinterpret_cast<void**>(stack + STACK);
-    *--top = nullptr;                                // alignment: at entry rsp is 8 modulo 16, as after a call
-    *--top = nullptr;
+    *--top = nullptr;                                // a return address: at entry rsp is 8 modulo 16, as after a call
     *--top = reinterpret_cast<void*>(&fiber_main);
     for (int i = 0; i < 6; i++) *--top = nullptr;    // the six saved registers
     f.context.sp = top;

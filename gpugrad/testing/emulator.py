@@ -77,7 +77,7 @@ class Kernel:
 def box(name: str, i: int, value: Any, kind: str) -> Any:
     """An argument as C memory, refused unless it has the parameter's own type and width."""
     if kind[0] == "p":
-        if value is None:
+        if value is None or (isinstance(value, np.uintp) and value == 0):  # by value, as CuPy takes a null pointer
             return ctypes.c_void_p(None)
         if not isinstance(value, np.ndarray):
             raise EmulatorError(f"[{name}] argument {i} is {type(value).__name__}, expected an array")

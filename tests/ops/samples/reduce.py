@@ -21,7 +21,7 @@ SAMPLES = {
     "count_nonzero": [S(zeros, axis=(0, 1), keepdims=False), S(ints(0, 2, 3, 4), axis=(1,), keepdims=True)],
     "cumulative_sum": [S(normal(3, 4), axis=1, reverse=False), S(normal(3, 4), axis=0, reverse=True)],
     "cumulative_prod": [S(normal(3, 5), axis=1, reverse=False), S(zeros, axis=1, reverse=False), S(zeros, axis=0, reverse=True)],
-    "linear_scan": [S(normal(3, 5), normal(3, 5), axis=1, reverse=False), S(normal(5, 2), normal(5, 2), axis=0, reverse=True), S(normal(5), normal(3, 5), axis=1, reverse=False)],
+    "linear_scan": [S(normal(3, 5), normal(3, 5), axis=1, reverse=False), S(normal(5, 2), normal(5, 2), axis=0, reverse=True)],
     "shift": [S(normal(3, 4), axis=1, by=1, fill=1), S(normal(3, 4), axis=0, by=-1, fill=0)],
-    "norm": [S(normal(2, 3, 4), axis=(0, 2), keepdims=False, ord=2), S(away(3, 4, gap=0.3), axis=(1,), keepdims=True, ord=3.5), S(positive(4), axis=(0,), keepdims=False, ord=-1.5)],
+    "norm": [S(normal(2, 3, 4), axis=(0, 2), keepdims=False, power=2), S(away(3, 4, gap=0.3), axis=(1,), keepdims=True, power=3.5), S(positive(4), axis=(0,), keepdims=False, power=-1.5)],
 }  # fmt: skip

@@ -1,0 +1,60 @@
+"""NVRTC through ctypes, from the wheels nvidia-cuda-nvrtc-cu12 (or -nvrtc) and nvidia-cuda-runtime-cu12: no GPU, no CuPy."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+MISSING = "NVRTC or the CUDA headers are not installed: pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12"
+
+
+class Toolkit(NamedTuple):
+    library: ctypes.CDLL
+    includes: list[str]
+    version: tuple[int, int]
+
+
+@functools.cache
+def toolkit() -> Toolkit | None:
+    """The compiler library and header folders of the installed wheels, or None."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [Path(p) for p in spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
+    libraries = [p for root in roots for p in sorted(root.glob("*/lib/libnvrtc.so.*"))]
+    includes = sorted({str(p.parent) for root in roots for p in root.glob("*/include/cuda_fp16.h")})
+    if not libraries or not includes:
+        return None
+    for builtins in libraries[0].parent.glob("libnvrtc-builtins.so*"):
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(libraries[0]))
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return Toolkit(library, includes, (major.value, minor.value))
+
+
+def compile_text(text: str, names: list[str], arch: str, options: tuple[str, ...] = ()) -> tuple[bytes, str]:
+    """The cubin (arch 'sm_90') or PTX ('compute_90') of these instances, and the log. Raises RuntimeError with the log."""
+    kit = toolkit()
+    assert kit is not None, MISSING
+    lib, program = kit.library, ctypes.c_void_p()
+    lib.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
+    try:
+        for name in names:
+            lib.nvrtcAddNameExpression(program, name.encode())
+        given = [f"-arch={arch}", "-ftz=true", *options, *(f"-I{i}" for i in kit.includes)]
+        status = lib.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*[o.encode() for o in given]))
+        size = ctypes.c_size_t()
+        lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        lib.nvrtcGetProgramLog(program, log)
+        if status:
+            raise RuntimeError(log.value.decode())
+        kind = "CUBIN" if arch.startswith("sm_") else "PTX"
+        getattr(lib, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
+        made = ctypes.create_string_buffer(size.value)
+        getattr(lib, f"nvrtcGet{kind}")(program, made)
+        return made.raw, log.value.decode()
+    finally:
+        lib.nvrtcDestroyProgram(ctypes.byref(program))
