@@ -42,6 +42,9 @@ def test_a_thousand_training_steps_give_one_bit_pattern():
 def test_another_process_gives_the_same_bits():
     for hash_seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": "."}
+            [sys.executable, "-c", PROGRAM],
+            capture_output=True,
+            text=True,
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": "."},
         )
         assert done.stdout.strip() == one_step(), done.stderr

@@ -121,7 +121,7 @@ def _scatter_rows(xp: Any, t: Any, ids: Any, rows: int, distinct: bool) -> Any:
     """Sorted by row, then summed by doubling within each run: no atomics, so the bits are the same at every run."""
     kind, rest, ids = t.dtype, t.shape[ids.ndim :], ids.reshape(-1)
     order = xp.argsort(ids, kind="stable")
-    ids, sums = ids[order], t.reshape(len(ids), -1)[order].astype(working(kind))
+    ids, sums = ids[order], t.reshape(len(ids), math.prod(rest))[order].astype(working(kind))
     reach = 1
     while reach < len(ids):
         same = (ids[reach:] == ids[:-reach])[:, None]

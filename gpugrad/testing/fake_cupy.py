@@ -110,7 +110,9 @@ def unwrap(x: Any) -> Any:
 def wrap(x: Any, *sources: Any) -> Any:
     """A result as an array of the double (0-d ones too), remembering whose memory a view shows."""
     if isinstance(x, (tuple, list)):
-        return type(x)(wrap(v, *sources) for v in x) if type(x) in (tuple, list) else tuple(wrap(v, *sources) for v in x)
+        return (
+            type(x)(wrap(v, *sources) for v in x) if type(x) in (tuple, list) else tuple(wrap(v, *sources) for v in x)
+        )
     if isinstance(x, np.generic):
         return ndarray(np.array(x))
     if not isinstance(x, np.ndarray):
@@ -133,7 +135,7 @@ def forward(function: Any) -> Any:
 for _name in ("dtype", "ndim", "size", "nbytes", "strides", "flags", "itemsize", "real", "imag"):
     setattr(ndarray, _name, property(lambda self, _n=_name: _attribute(self, _n)))
 for _name in ("astype", "reshape", "sum", "copy", "transpose", "view", "ravel", "fill", "mean", "max", "min", "any",
-              "all", "squeeze", "swapaxes", "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
+              "all", "prod", "cumsum", "cumprod", "clip", "round", "flatten", "var", "std", "dot", "squeeze", "swapaxes", "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
     setattr(ndarray, _name, forward(getattr(np.ndarray, _name)))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift",
               "rshift"):  # fmt: skip
@@ -231,7 +233,9 @@ def scheduled(**how: Any) -> Iterator[None]:
 class RawModule:
     """CUDA source compiled for the CPU, one instantiation at a time, at first use."""
 
-    def __init__(self, *, code: str, options: Sequence[str] = (), name_expressions: Sequence[str] | None = None, **_: Any) -> None:
+    def __init__(
+        self, *, code: str, options: Sequence[str] = (), name_expressions: Sequence[str] | None = None, **_: Any
+    ) -> None:
         self._code, self._flags = code, tuple(o for o in options if o.startswith("-D"))
         self._names = list(name_expressions or ())
         self._module: Module | None = None
@@ -254,7 +258,9 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     """Uninitialised memory, made visibly so: all bytes 0xFF."""
     host = np.empty(shape, dtype, order)  # type: ignore[call-overload]
     if host.size:
-        host.view(np.uint8).fill(POISON) if host.ndim and host.flags.c_contiguous else host.fill(np.nan if host.dtype.kind == "f" else 1)
+        host.view(np.uint8).fill(POISON) if host.ndim and host.flags.c_contiguous else host.fill(
+            np.nan if host.dtype.kind == "f" else 1
+        )
     return ndarray(host)
 
 
@@ -306,7 +312,10 @@ cuda = types.SimpleNamespace(
 )  # fmt: skip
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=forward(np.lib.stride_tricks.as_strided)))
 linalg = types.SimpleNamespace(
-    **{n: forward(getattr(np.linalg, n)) for n in ("inv", "det", "slogdet", "solve", "cholesky", "eigh", "svd", "qr", "norm")}
+    **{
+        n: forward(getattr(np.linalg, n))
+        for n in ("inv", "det", "slogdet", "solve", "cholesky", "eigh", "svd", "qr", "norm")
+    }
 )
 add = forward(np.add)  # an attribute early on, so that tests of the module's shape have one
 pi, inf, nan, newaxis, e = np.pi, np.inf, np.nan, None, np.e
