@@ -118,8 +118,8 @@ def logsumexp(x: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
 # --- normalisations -------------------------------------------------------------------------------------------
 
 
-def standardize(xp: Any, x: Any, axis: Axes, eps: float, centred: bool = True) -> tuple[Any, Any, Any, Any]:
-    """(xhat, mean, variance, rstd) in the type of sums; statistics keep the reduced axes with length 1."""
+def standardize(xp: Any, x: Any, axis: Axes, eps: float, centred: bool) -> tuple[Any, Any, Any, Any]:
+    """(xhat, mean or None, variance, rstd) in the type of sums; statistics keep the reduced axes with length 1."""
     v = wide(x)
     mean = v.mean(axis, keepdims=True) if centred else None
     y = v - mean if centred else v.copy()
@@ -137,86 +137,123 @@ def affine(y: Any, weight: Any, bias: Any, dtype: Any) -> Any:
     return y.astype(dtype, copy=False)
 
 
-def _layer_norm(xp: Any, x: Any, weight: Any, bias: Any, axis: Axes, eps: float) -> tuple[Any, Any]:
-    y, mean, _, rstd = standardize(xp, x, axis, eps)
+def _layer_norm(xp: Any, x: Any, weight: Any, bias: Any, axis: Axes, eps: float, centred: bool) -> tuple[Any, Any]:
+    y, mean, _, rstd = standardize(xp, x, axis, eps, centred)
     return affine(y, weight, bias, x.dtype), (mean, rstd)
 
 
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, axis: Axes, eps: float) -> tuple[Any, Any]:
-    y, mean, var, rstd = standardize(xp, x, axis, eps)
+    y, mean, var, rstd = standardize(xp, x, axis, eps, True)
     return (affine(y, weight, bias, x.dtype), mean.astype(x.dtype), var.astype(x.dtype)), (mean, rstd)
 
 
-def _rms_norm(xp: Any, x: Any, weight: Any, axis: Axes, eps: float) -> tuple[Any, Any]:
-    y, _, _, rstd = standardize(xp, x, axis, eps, centred=False)
-    return affine(y, weight, None, x.dtype), rstd
+def folds(shape: Axes, like: Axes) -> Axes:
+    """The axes over which an array is summed to a shape that broadcasts against it."""
+    lead = len(shape) - len(like)
+    return tuple(i for i, n in enumerate(shape) if i < lead or like[i - lead] != n)
 
 
-def pull(xp: Any, t: Any, xhat: Any, weight: Any, rstd: Any, axis: Axes, centred: bool) -> tuple[Any, Any]:
-    """(dx, t xhat) of a normalisation."""
-    tx = t * xhat
-    u, ux = t * weight, tx * weight
-    xhat = xhat * ux.mean(axis, keepdims=True)
+def _layer_norm_bwd(
+    xp: Any, t: Any, x: Any, weight: Any, mean: Any, rstd: Any, axis: Axes, eps: float, centred: bool
+) -> tuple[Any, ...]:
+    t, v = wide(t), wide(x)
+    if rstd is None:
+        xhat, _, _, rstd = standardize(xp, x, axis, eps, centred)
+    else:
+        xhat = (v - mean if centred else v) * rstd
+    tx, u, over = t * xhat, t * weight, folds(x.shape, weight.shape)
+    xhat *= (u * xhat).mean(axis, keepdims=True)
     if centred:
         xhat += u.mean(axis, keepdims=True)
     u -= xhat
     u *= rstd
-    return u, tx
-
-
-def folded(a: Any, like: Any) -> Any:
-    """Sum of `a` down to the shape of `like`, which broadcasts against it, in the dtype of `like`."""
-    lead = a.ndim - like.ndim
-    axes = tuple(i for i in range(a.ndim) if i < lead or like.shape[i - lead] != a.shape[i])
-    return a.sum(axes).reshape(like.shape).astype(like.dtype, copy=False)
-
-
-def _layer_norm_bwd(
-    xp: Any, t: Any, x: Any, weight: Any, mean: Any, rstd: Any, axis: Axes, eps: float
-) -> tuple[Any, Any, Any]:
-    g, v = wide(t), wide(x)
-    if mean is None:
-        xhat, _, _, rstd = standardize(xp, x, axis, eps)
-    else:
-        xhat = (v - mean) * rstd
-    dx, tx = pull(xp, g, xhat, weight, rstd, axis, True)
-    return dx.astype(x.dtype, copy=False), folded(tx, weight), folded(g, weight)
-
-
-def _rms_norm_bwd(xp: Any, t: Any, x: Any, weight: Any, rstd: Any, axis: Axes, eps: float) -> tuple[Any, Any]:
-    g = wide(t)
-    xhat = standardize(xp, x, axis, eps, centred=False)[0] if rstd is None else wide(x) * rstd
-    rstd = 1 / xp.sqrt(xp.square(wide(x)).mean(axis, keepdims=True) + eps) if rstd is None else rstd
-    dx, tx = pull(xp, g, xhat, weight, rstd, axis, False)
-    return dx.astype(x.dtype, copy=False), folded(tx, weight)
+    dw, db = (g.sum(over).reshape(weight.shape).astype(weight.dtype, copy=False) for g in (tx, t))
+    return u.astype(x.dtype, copy=False), dw, db
 
 
 def mean(F: Any, x: Any, axis: Axes) -> Any:
     """Mean over axes, which stay with length 1."""
-    return F.sum(x, axis=axis, keepdims=True) * (1 / math.prod(x.shape[i] for i in axis))
+    return F.sum(x, axis=axis, keepdims=True) / math.prod(x.shape[i] for i in axis)
 
 
-def moments(F: Any, x: Any, axis: Axes, eps: float, centred: bool = True) -> tuple[Any, Any]:
+def moments(F: Any, x: Any, axis: Axes, eps: float, centred: bool) -> tuple[Any, Any]:
     """(xhat, rstd) of table ops."""
     c = x - mean(F, x, axis) if centred else x
     rstd = 1 / F.sqrt(mean(F, c * c, axis) + eps)
     return c * rstd, rstd
 
 
-def norm_bwd_via(F: Any, t: Any, x: Any, weight: Any, axis: Axes, eps: float, centred: bool) -> tuple[Any, ...]:
-    """The backward of table ops, so that it can be differentiated in everything."""
-    xhat, rstd = moments(F, x, axis, eps, centred)
-    u = t * weight
-    dx = rstd * (u - xhat * mean(F, u * xhat, axis) - (mean(F, u, axis) if centred else 0))
-    lead = tuple(range(x.ndim - weight.ndim))
-    axes = lead + tuple(i for i in range(len(lead), x.ndim) if weight.shape[i - len(lead)] != x.shape[i])
-    return dx, *(F.reshape(F.sum(g, axis=axes, keepdims=False), shape=weight.shape) for g in ((t * xhat, t) if centred else (t * xhat,)))
+def project(F: Any, u: Any, xhat: Any, axis: Axes, centred: bool) -> Any:
+    """u without its mean and its component along xhat: the Jacobian of x -> xhat, up to rstd. It is symmetric."""
+    v = u - xhat * mean(F, u * xhat, axis)
+    return v - mean(F, u, axis) if centred else v
 
 
-def norm_jvp(F: Any, ts: Any, x: Any, weight: Any, axis: Axes, eps: float, centred: bool) -> Any:
-    """Tangent of w xhat + b."""
+def norm_bwd_via(
+    F: Any, t: Any, x: Any, weight: Any, _mean: Any, _rstd: Any, *, axis: Axes, eps: float, centred: bool
+) -> tuple[Any, ...]:
+    """layer_norm_bwd of table ops, so that it can be differentiated in everything."""
     xhat, rstd = moments(F, x, axis, eps, centred)
-    v, tw, tb = (*ts, None)[:3]
-    total = F.zeros_like(x) if v is None else weight * rstd * (v - (mean(F, v, axis) if centred else 0) - xhat * mean(F, v * xhat, axis))
-    total = total if tw is None else total + tw * xhat
-    return total if tb is None else total + tb
+    over = folds(x.shape, weight.shape)
+    sums = [F.reshape(F.sum(g, axis=over, keepdims=False), shape=weight.shape) for g in (t * xhat, t)]
+    return rstd * project(F, t * weight, xhat, axis, centred), *sums
+
+
+def layer_norm_rule(
+    F: Any, t: Any, _out: Any, x: Any, weight: Any, _bias: Any, statistics: Any, **a: Any
+) -> tuple[Any, ...]:
+    """The fused backward; a recorded one finds the statistics again."""
+    return F.layer_norm_bwd(t, x, weight, *(statistics or (None, None)), **a)  # type: ignore[no-any-return]
+
+
+def batch_norm_rule(
+    F: Any, ts: Any, _out: Any, x: Any, weight: Any, _bias: Any, statistics: Any, *, axis: Axes, eps: float
+) -> tuple[Any, ...]:
+    """As layer_norm, and what flows back from the mean and the variance."""
+    t, t_mean, t_var = ts
+    dx, dw, db = 0, None, None
+    if t is not None:
+        dx, dw, db = layer_norm_rule(F, t, _out, x, weight, _bias, statistics, axis=axis, eps=eps, centred=True)
+    n = math.prod(x.shape[i] for i in axis)
+    if t_mean is not None:
+        dx = dx + F.broadcast_to(t_mean / n, shape=x.shape)
+    if t_var is not None:
+        dx = dx + (2 / n) * t_var * (x - mean(F, x, axis))
+    return dx, dw, db
+
+
+def layer_norm_jvp(
+    F: Any, ts: Any, out: Any, x: Any, weight: Any, _bias: Any, _statistics: Any, *, axis: Axes, eps: float, centred: bool
+) -> Any:
+    """The tangent of w xhat + b."""
+    v, t_weight, t_bias = ts
+    xhat, rstd = moments(F, x, axis, eps, centred)
+    total = F.zeros_like(out) if v is None else weight * rstd * project(F, v, xhat, axis, centred)
+    total = total if t_weight is None else total + t_weight * xhat
+    return total if t_bias is None else total + t_bias
+
+
+def batch_norm_jvp(
+    F: Any, ts: Any, out: Any, x: Any, weight: Any, bias: Any, _statistics: Any, *, axis: Axes, eps: float
+) -> tuple[Any, ...]:
+    """Tangents of the three outputs."""
+    y, of_mean, of_var = out
+    moved = layer_norm_jvp(F, ts, y, x, weight, bias, None, axis=axis, eps=eps, centred=True)
+    if ts[0] is None:
+        return moved, F.zeros_like(of_mean), F.zeros_like(of_var)
+    return moved, mean(F, ts[0], axis), 2 * mean(F, (x - mean(F, x, axis)) * ts[0], axis)
+
+
+_layer = general("layer_norm", _layer_norm, joint=layer_norm_rule, jvp=layer_norm_jvp, aux=True)
+_batch = general("batch_norm", _batch_norm, joint=batch_norm_rule, jvp=batch_norm_jvp, aux=True, nout=3)
+general("layer_norm_bwd", _layer_norm_bwd, via=norm_bwd_via, nout=3)
+
+
+def floats(x: Any, weight: Any, bias: Any, op: str, shape: Axes, x_floating: bool = True) -> tuple[Any, Any, Any]:
+    """The operands of a normalisation as tensors, an absent weight as ones. Raises ShapeError for another shape."""
+    w = ones(shape, dtype=x.dtype, device=x.device) if weight is None else operand(weight, op, x)
+    b = None if bias is None else operand(bias, op, x)
+    if any(p is not None and p.shape != shape for p in (w, b)):
+        given = ", ".join(describe(p) for p in (x, w, b) if p is not None)
+        raise fail(ShapeError, op, f"{given}: expected weight and bias of shape {list(shape)}")
+    return x, w, b
