@@ -58,8 +58,10 @@ def main() -> None:
     if "torch" in median:
         print(f"ratio    {median['torch'] / median['gpugrad']:8.1f} times faster than torch's DataLoader")
     if args.json:
-        card = {"date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "python": platform.python_version(),
-                "gpugrad": gg.__version__, "numpy": np.__version__, "arguments": vars(args), "median_s": median}  # fmt: skip
+        card = {
+            "date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "python": platform.python_version(),
+            "gpugrad": gg.__version__, "numpy": np.__version__, "arguments": vars(args), "median_s": median,
+        }  # fmt: skip
         with open(args.json, "w") as out:
             json.dump(card, out, indent=1)
 

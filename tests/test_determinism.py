@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
 import gpugrad as gg
 from gpugrad import nn, optim
 
+ROOT = Path(__file__).parent.parent
 PROGRAM = "import tests.test_determinism as t; print(t.one_step())"
 
 
@@ -41,10 +44,6 @@ def test_a_thousand_training_steps_give_one_bit_pattern():
 
 def test_another_process_gives_the_same_bits():
     for hash_seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
-            capture_output=True,
-            text=True,
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": "."},
-        )
+        env = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env, cwd=ROOT)
         assert done.stdout.strip() == one_step(), done.stderr

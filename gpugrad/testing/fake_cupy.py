@@ -7,6 +7,7 @@ name it is asked for is kept in `asked`, so that a test can compare them with th
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ asked: set[str] = set()
 POISON = 0xFF
 
 
-class ndarray:  # noqa: N801 - CuPy's name
+class ndarray:
     """An array on the pretended device: its values are reached through `get()` only."""
 
     __array_priority__ = 100
@@ -28,7 +29,7 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def __init__(self, host: Any, base: ndarray | None = None) -> None:
         self._host = host
-        self.base = base if base is None or base.base is None else base.base
+        self.base: ndarray | None = base if base is None or base.base is None else base.base
 
     def get(self, *_: Any, **__: Any) -> Any:
         """A copy of the values on the host; refused while a stream captures."""
@@ -110,9 +111,7 @@ def unwrap(x: Any) -> Any:
 def wrap(x: Any, *sources: Any) -> Any:
     """A result as an array of the double (0-d ones too), remembering whose memory a view shows."""
     if isinstance(x, (tuple, list)):
-        return (
-            type(x)(wrap(v, *sources) for v in x) if type(x) in (tuple, list) else tuple(wrap(v, *sources) for v in x)
-        )
+        return (list if type(x) is list else tuple)(wrap(v, *sources) for v in x)
     if isinstance(x, np.generic):
         return ndarray(np.array(x))
     if not isinstance(x, np.ndarray):
@@ -133,9 +132,12 @@ def forward(function: Any) -> Any:
 
 
 for _name in ("dtype", "ndim", "size", "nbytes", "strides", "flags", "itemsize", "real", "imag"):
-    setattr(ndarray, _name, property(lambda self, _n=_name: _attribute(self, _n)))
+    setattr(
+        ndarray, _name, property(functools.partial(lambda name, self: wrap(getattr(self._host, name), self), _name))
+    )
 for _name in ("astype", "reshape", "sum", "copy", "transpose", "view", "ravel", "fill", "mean", "max", "min", "any",
-              "all", "prod", "cumsum", "cumprod", "clip", "round", "flatten", "var", "std", "dot", "squeeze", "swapaxes", "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
+              "all", "prod", "cumsum", "cumprod", "clip", "round", "flatten", "var", "std", "dot", "squeeze", "swapaxes",
+              "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
     setattr(ndarray, _name, forward(getattr(np.ndarray, _name)))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift",
               "rshift"):  # fmt: skip
@@ -143,10 +145,6 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
         setattr(ndarray, _form, forward(getattr(np.ndarray, _form)))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"):
     setattr(ndarray, f"__{_name}__", forward(getattr(np.ndarray, f"__{_name}__")))
-
-
-def _attribute(self: ndarray, name: str) -> Any:
-    return wrap(getattr(self._host, name), self)
 
 
 class Device:
@@ -257,10 +255,7 @@ class RawModule:
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     """Uninitialised memory, made visibly so: all bytes 0xFF."""
     host = np.empty(shape, dtype, order)  # type: ignore[call-overload]
-    if host.size:
-        host.view(np.uint8).fill(POISON) if host.ndim and host.flags.c_contiguous else host.fill(
-            np.nan if host.dtype.kind == "f" else 1
-        )
+    host.reshape(-1, order="A").view(np.uint8).fill(POISON)
     return ndarray(host)
 
 
@@ -303,7 +298,8 @@ def ascontiguousarray(x: ndarray, dtype: Any = None) -> ndarray:
 
 _stream = Stream(null=True)
 runtime = types.SimpleNamespace(
-    CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,
+    CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1,
+    runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,
     getDeviceProperties=lambda i: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
 )  # fmt: skip
 cuda = types.SimpleNamespace(
@@ -311,13 +307,8 @@ cuda = types.SimpleNamespace(
     alloc_pinned_memory=bytearray,
 )  # fmt: skip
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=forward(np.lib.stride_tricks.as_strided)))
-linalg = types.SimpleNamespace(
-    **{
-        n: forward(getattr(np.linalg, n))
-        for n in ("inv", "det", "slogdet", "solve", "cholesky", "eigh", "svd", "qr", "norm")
-    }
-)
-add = forward(np.add)  # an attribute early on, so that tests of the module's shape have one
+LINALG = ("inv", "det", "slogdet", "solve", "cholesky", "eigh", "svd", "qr", "norm")
+linalg = types.SimpleNamespace(**{n: forward(getattr(np.linalg, n)) for n in LINALG})
 pi, inf, nan, newaxis, e = np.pi, np.inf, np.nan, None, np.e
 __version__ = "14.0.0"
 
@@ -328,6 +319,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     asked.add(name)
     found = getattr(np, name)
-    if isinstance(found, type) or isinstance(found, np.dtype) or not callable(found):
+    if isinstance(found, (type, np.dtype)) or not callable(found):
         return found
     return forward(found)
