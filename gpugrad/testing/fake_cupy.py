@@ -136,8 +136,8 @@ for _name in ("dtype", "ndim", "size", "nbytes", "strides", "flags", "itemsize",
         ndarray, _name, property(functools.partial(lambda name, self: wrap(getattr(self._host, name), self), _name))
     )
 for _name in ("astype", "reshape", "sum", "copy", "transpose", "view", "ravel", "fill", "mean", "max", "min", "any",
-              "all", "prod", "cumsum", "cumprod", "clip", "round", "flatten", "var", "std", "dot", "squeeze", "swapaxes",
-              "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
+              "all", "prod", "cumsum", "cumprod", "clip", "round", "flatten", "var", "std", "dot", "squeeze",
+              "swapaxes", "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
     setattr(ndarray, _name, forward(getattr(np.ndarray, _name)))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift",
               "rshift"):  # fmt: skip
