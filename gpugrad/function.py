@@ -15,7 +15,8 @@ from gpugrad import backends
 from gpugrad.check import GradientError
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, GpugradError, GraphError, ShapeError, describe, fail
-from gpugrad.op import PICK, RECORDING, alive, record
+from gpugrad.op import PICK, RECORDING, record
+from gpugrad.operands import alive
 from gpugrad.state import mode, no_grad
 from gpugrad.tensor import Tensor
 

@@ -132,11 +132,6 @@ def record(
     return Tensor(out, node)
 
 
-def alive(node: Node | None) -> Node | None:
-    """The node if its graph can still be extended; a spent graph's values are plain numbers."""
-    return None if node is None or node.saved is None else node
-
-
 # --- dispatchers: all hot-path speed is here -------------------------------------------------------------
 
 
@@ -178,12 +173,17 @@ def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, An
     def call(x: Any, y: Any, /) -> Tensor:
         if reflected:
             x, y = y, x
-        if type(x) is Tensor and type(y) is Tensor:
+        kx, ky = type(x), type(y)
+        if kx is Tensor and ky is Tensor:
             a, b, n, m = x.data, y.data, x.node, y.node
             if a.dtype is not b.dtype:
                 a, b = join([a, b])
+        elif kx is Tensor and (ky is float or ky is int) and x.data.dtype.kind == "f":
+            a, b, n, m = x.data, y, x.node, None
+        elif ky is Tensor and (kx is float or kx is int) and y.data.dtype.kind == "f":
+            a, b, n, m = x, y.data, None, y.node
         else:
-            n, m = (x.node, None) if type(x) is Tensor else (None, y.node if type(y) is Tensor else None)
+            n, m = (x.node, None) if kx is Tensor else (None, y.node if ky is Tensor else None)
             a, b = join([constant(name, x, y), constant(name, y, x)])
         cls = type(a) if hasattr(a, "dtype") else type(b)
         if n is None and m is None and floating and (a if cls is type(a) else b).dtype.kind in "iub":
@@ -221,15 +221,31 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
     impls, name, recorded = op.impls, op.name, op.differentiable
 
     def call(*xs: Any, **attrs: Any) -> Any:
-        like = next((x for x in xs if type(x) is Tensor), None)
-        raws: list[Any] = [x.data if type(x) is Tensor else x if x is None else constant(name, x, like) for x in xs]
-        parents = tuple([alive(x.node) if type(x) is Tensor else None for x in xs])
-        if promotes or like is None:
+        raws: list[Any] = []
+        parents: list[Node | None] = []
+        first = strange = None
+        live = False
+        for x in xs:
+            n = None
+            if type(x) is Tensor:
+                n, x = x.node, x.data
+                if n is not None and n.saved is None:
+                    n = None
+                if first is None:
+                    first = x
+                live = live or n is not None
+            elif x is not None:
+                strange = x
+            raws.append(x)
+            parents.append(n)
+        live = live and recorded and mode.enabled
+        if strange is not None:
+            raws = [None if x is None else constant(name, x, first) for x in raws]
+        if promotes or first is None:
             raws = join(raws)
-        first: Any = next(a for a in raws if hasattr(a, "dtype"))
+            first = next(a for a in raws if hasattr(a, "dtype"))
         if floating and first.dtype.kind in "iub":
             raws = [a if not hasattr(a, "dtype") else a.astype(get_default_dtype()) for a in raws]
-        live = recorded and mode.enabled and any(p is not None for p in parents)
         if live and op.via is not None:
             return op.via(RECORDING, *xs, **attrs)
         cls, extra = type(first), None
@@ -240,25 +256,25 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
         if op.aux:
             out, extra = out
         if op.nout > 1:
-            outs = tuple(o if type(o) is cls else np.asarray(o) for o in out)
+            outs = tuple([o if type(o) is cls else np.asarray(o) for o in out])
             if not live:
-                return tuple(Tensor(o) for o in outs)
-            whole = record(op, attrs, parents, kept(op, parents, outs, raws, extra), outs[0]).node
-            return tuple(record(PICK, {"index": i}, (whole,), (), o) for i, o in enumerate(outs))
+                return tuple([Tensor(o) for o in outs])
+            whole = record(op, attrs, tuple(parents), kept(op, parents, outs, raws, extra), outs[0]).node
+            return tuple([record(PICK, {"index": i}, (whole,), (), o) for i, o in enumerate(outs)])
         if type(out) is not cls:
             out = np.asarray(out)
-        return record(op, attrs, parents, kept(op, parents, out, raws, extra), out) if live else Tensor(out)
+        return record(op, attrs, tuple(parents), kept(op, parents, out, raws, extra), out) if live else Tensor(out)
 
     return call
 
 
-def kept(op: Op, parents: tuple[Any, ...], out: Any, raws: list[Any], extra: Any) -> tuple[Any, ...]:
+def kept(op: Op, parents: list[Node | None], out: Any, raws: list[Any], extra: Any) -> tuple[Any, ...]:
     """The saved tuple (out, *inputs, aux): values, shapes or None, as the rules' parameter names ask."""
-    codes = op.keep(tuple([p is not None for p in parents]))
-    values = (out, *raws, extra) if op.aux else (out, *raws)
-    return tuple(
-        [v if c == KEEP else np.shape(v) if c == SHAPE and v is not None else None for v, c in zip(values, codes)]
-    )
+    codes = op.keep((True,) if len(parents) == 1 else tuple([p is not None for p in parents]))
+    values, saved = (out, *raws, extra) if op.aux else (out, *raws), []
+    for v, c in zip(values, codes):
+        saved.append(v if c == KEEP else np.shape(v) if c == SHAPE and v is not None else None)
+    return tuple(saved)
 
 
 class Pick:

@@ -9,7 +9,7 @@ import numpy as np
 from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype, promote
 from gpugrad.errors import DeviceError, DTypeError, GpugradError, RangeError, ShapeError, describe, fail
-from gpugrad.tensor import Tensor
+from gpugrad.tensor import Node, Tensor
 
 
 def explain_failure(op: str, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any]) -> Exception:
@@ -65,3 +65,8 @@ def join(raws: list[Any]) -> list[Any]:
     if wanted.kind in "biu" and any(type(a) is float for a in raws):
         wanted = get_default_dtype()
     return [a.astype(wanted) if hasattr(a, "dtype") and a.dtype != wanted else a for a in raws]
+
+
+def alive(node: Node | None) -> Node | None:
+    """The node if its graph can still be extended; a spent graph's values are plain numbers."""
+    return None if node is None or node.saved is None else node

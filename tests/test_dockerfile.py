@@ -18,7 +18,9 @@ def instructions() -> list[tuple[str, str]]:
     """(instruction, arguments) in order; comments dropped, continued lines joined."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    return [(head.upper(), rest.strip()) for head, _, rest in (x.partition(" ") for x in joined.splitlines() if x.strip())]
+    return [
+        (head.upper(), rest.strip()) for head, _, rest in (x.partition(" ") for x in joined.splitlines() if x.strip())
+    ]
 
 
 def stages() -> list[list[tuple[str, str]]]:
@@ -75,7 +77,13 @@ def test_everything_the_package_is_built_from_is_copied(project):
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     copied = {s for rest in arguments("COPY", 0) for s in rest.split()[:-1]}
     wheel = config["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {"pyproject.toml", project["readme"], *project["license-files"], *wheel["packages"], *wheel["force-include"]}
+    needed = {
+        "pyproject.toml",
+        project["readme"],
+        *project["license-files"],
+        *wheel["packages"],
+        *wheel["force-include"],
+    }
     assert copied == needed
 
 

@@ -22,6 +22,7 @@ NULL = np.uintp(0)  # passed by value; for None CuPy would pass no argument at a
 
 INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100  # cudaError_t
 INSTALL = "install it with: pip install 'gpugrad[cuda12]' (driver 525 or newer) or 'gpugrad[cuda13]' (580 or newer)"
+NO_GPU = "the driver sees no GPU\n  check CUDA_VISIBLE_DEVICES; in a container, start it with --gpus all"
 COMPLETE = "pip install --upgrade 'gpugrad[cuda12]' (or [cuda13], whichever CuPy is installed) brings it"
 
 
@@ -48,12 +49,13 @@ def problem(xp: Any) -> str:
     runtime = xp.cuda.runtime
     try:
         if runtime.getDeviceCount() == 0:
-            return no_device()
+            return NO_GPU
     except runtime.CUDARuntimeError as error:
         if error.status == NO_DEVICE:
-            return no_device()
+            return NO_GPU
         if error.status == INSUFFICIENT_DRIVER:
-            have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.driverGetVersion(), runtime.runtimeGetVersion()))
+            versions = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+            have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in versions)
             if have == "0.0":
                 return "no NVIDIA driver is loaded\n  install the driver; in a container, start it with --gpus all"
             return (
@@ -62,11 +64,6 @@ def problem(xp: Any) -> str:
             )
         return f"the CUDA runtime does not start: {error}\n  nvidia-smi shows whether the driver sees the GPU"
     return missing_parts()
-
-
-def no_device() -> str:
-    """The message for a driver without a GPU."""
-    return "the driver is loaded, but sees no GPU\n  check CUDA_VISIBLE_DEVICES; in a container, start it with --gpus all"
 
 
 def missing_parts() -> str:
@@ -201,8 +198,9 @@ class Launch:
 
     def takes(self, *arrays: Any) -> bool:
         """Whether these are arrays of one floating type that kernels are made for."""
-        first = arrays[0]
-        return all(isinstance(a, self.xp.ndarray) and a.dtype == first.dtype for a in arrays) and first.dtype.name in FLOATS
+        if not all(isinstance(a, self.xp.ndarray) for a in arrays):
+            return False
+        return len({a.dtype for a in arrays}) == 1 and arrays[0].dtype.name in FLOATS
 
     def run(self, types: tuple[Any, ...], args: tuple[Any, ...], rows: int, columns: int | None = None) -> None:
         """Launch the instance for these dtypes over `rows` elements, or `rows` rows of `columns`; nothing if there are none.
@@ -212,13 +210,21 @@ class Launch:
         """
         if rows == 0 or columns == 0:
             return
-        for i, a in enumerate(args):
-            if isinstance(a, (bool, int, float)) and not isinstance(a, np.generic):
-                raise TypeError(f"argument {i} of {self.kernel.name} is a Python {type(a).__name__}; give its NumPy type")
-        values = [NULL if a is None else a if isinstance(a, np.generic) else self.xp.ascontiguousarray(a) for a in args]
         function = self.bound.get(types) or self.bind(types)
         grid, block = launch_shape(rows, columns, types[0].itemsize, self.backend.processors)
-        function(grid, block, tuple(values))
+        function(grid, block, tuple([self.pack(a) for a in args]))
+
+    def pack(self, value: Any) -> Any:
+        """An argument as CuPy passes it rightly."""
+        if value is None:
+            return NULL
+        if isinstance(value, np.generic):
+            return value
+        if isinstance(value, (bool, int, float)):
+            raise TypeError(
+                f"{self.kernel.name} was given a Python {type(value).__name__}; give the parameter's NumPy type"
+            )
+        return value if value.flags.c_contiguous else self.xp.ascontiguousarray(value)
 
     def bind(self, types: tuple[Any, ...]) -> Any:
         """Compile the template for these dtypes.

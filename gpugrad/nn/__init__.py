@@ -30,10 +30,12 @@ from gpugrad.nn.layers import (
     Dropout,
     Embedding,
     Flatten,
+    GroupNorm,
     Identity,
     LayerNorm,
     Linear,
     MaxPool2d,
     Residual,
+    RMSNorm,
 )
 from gpugrad.nn.module import LoadResult, Module, ModuleDict, ModuleList, Parameter, Sequential, StateError

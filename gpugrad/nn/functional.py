@@ -11,8 +11,9 @@ import gpugrad as gg
 from gpugrad import losses
 from gpugrad.errors import DomainError, RangeError, ShapeError, fail
 from gpugrad.ops import conv
+from gpugrad.ops.activation import *
 from gpugrad.ops.loss import softmax_xent
-from gpugrad.ops.normalize import batch_norm, layer_norm
+from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, log_softmax, rms_norm, softmax
 from gpugrad.ops.random import dropout
 
 # --- layers -------------------------------------------------------------------------------------------------

@@ -195,9 +195,7 @@ class Pool2d(Module):
     def extra_repr(self) -> str:
         """Kernel and what is not the default."""
         height, width = self.kernel_size
-        return f"{height}x{width}" + settings(
-            stride=(self.stride, self.kernel_size), padding=(self.padding, (0, 0))
-        )
+        return f"{height}x{width}" + settings(stride=(self.stride, self.kernel_size), padding=(self.padding, (0, 0)))
 
 
 class MaxPool2d(Pool2d):
@@ -318,7 +316,7 @@ class LayerNorm(Module):
     def forward(self, x: gg.Tensor) -> gg.Tensor:
         """x normalised, of the same shape."""
         shape = self.normalized_shape
-        expect(self, x, x.shape[x.ndim - len(shape) :] == shape, f"[..., {', '.join(map(str, shape))}]")
+        expect(self, x, x.shape[max(x.ndim - len(shape), 0) :] == shape, f"[..., {', '.join(map(str, shape))}]")
         return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
@@ -326,6 +324,62 @@ class LayerNorm(Module):
         affine = self.weight is not None
         return "x".join(map(str, self.normalized_shape)) + settings(
             eps=(self.eps, 1e-5), affine=(affine, True), bias=(self.bias is not None, affine)
+        )
+
+
+class RMSNorm(Module):
+    """Divides the last axes, those of `normalized_shape`, by their root mean square. Zhang and Sennrich, 2019.
+
+    eps: the spacing of the dtype at 1 if None. affine: learn a scale `weight` of that shape.
+    """
+
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], eps: float | None = None, affine: bool = True, *,
+        dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps = eps
+        self.weight = init.ones(self.normalized_shape, dtype=dtype, device=device).requires_grad_() if affine else None
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x scaled, of the same shape."""
+        shape = self.normalized_shape
+        expect(self, x, x.shape[max(x.ndim - len(shape), 0) :] == shape, f"[..., {', '.join(map(str, shape))}]")
+        return F.rms_norm(x, shape, self.weight, self.eps)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Shape and what is not the default."""
+        return "x".join(map(str, self.normalized_shape)) + settings(
+            eps=(self.eps, None), affine=(self.weight is not None, True)
+        )
+
+
+class GroupNorm(Module):
+    """Normalises each of `num_groups` groups of channels (axis 1) of each sample. Wu and He, 2018.
+
+    affine: learn a scale `weight` and a shift `bias` a channel. Raises DomainError unless the groups divide evenly.
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
+        dtype: Any = None, device: str | None = None,
+    ) -> None:  # fmt: skip
+        positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
+        if num_channels % num_groups:
+            raise fail(DomainError, "GroupNorm", f"{num_channels} channels do not divide into {num_groups} groups")
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+        self.weight = init.ones((num_channels,), dtype=dtype, device=device).requires_grad_() if affine else None
+        self.bias = init.zeros((num_channels,), dtype=dtype, device=device).requires_grad_() if affine else None
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """x (N, C, ...) normalised, of the same shape."""
+        expect(self, x, x.ndim >= 2 and x.shape[1] == self.num_channels, f"[N, {self.num_channels}, ...]")
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Groups, channels and what is not the default."""
+        return f"{self.num_groups} of {self.num_channels}" + settings(
+            eps=(self.eps, 1e-5), affine=(self.weight is not None, True)
         )
 
 

@@ -196,7 +196,9 @@ class Module:
                 close = difflib.get_close_matches(name, missing, 1)
                 hint = f" (is it {close[0]}?)" if close else ""
                 lines.append(f"unexpected   {name}: {describe(values[name])}{hint}")
-            lines += [f"wrong shape  {name}: {describe(values[name])}, expected {describe(known[name])}" for name in wrong]
+            lines += [
+                f"wrong shape  {name}: {describe(values[name])}, expected {describe(known[name])}" for name in wrong
+            ]
             text = "\n    ".join(["the state does not fit", *lines])
             raise fail(StateError, f"{type(self).__name__}.load_state_dict", text)
         with gg.no_grad():

@@ -31,7 +31,8 @@ def _xent_operands(logits: Any, labels: Any, weight: Any, ignore_index: int, smo
     dtype = logits.dtype
     of = dtype if labels.ndim == 2 else labels.dtype if labels.dtype.name in ("int32", "int64") else np.dtype("int64")
     weight = None if weight is None else weight.astype(dtype, copy=False)
-    sizes = (*map(np.int64, logits.shape), np.int64(ignore_index), (np.float64 if dtype == np.float64 else np.float32)(smoothing))
+    real = np.float64 if dtype == np.float64 else np.float32
+    sizes = (*map(np.int64, logits.shape), np.int64(ignore_index), real(smoothing))
     return (dtype, of), labels.astype(of, copy=False), weight, sizes
 
 

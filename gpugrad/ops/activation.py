@@ -10,6 +10,7 @@ import numpy as np
 from gpugrad.define import elementwise
 from gpugrad.errors import DomainError, ShapeError, describe, fail
 from gpugrad.op import RECORDING
+from gpugrad.ops import _kernels
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.elementwise import abs as _abs
 from gpugrad.ops.elementwise import clip, erf_forward, select, where
@@ -23,7 +24,7 @@ __all__ = [
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
 relu = elementwise("relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), doc="max(x, 0); slope 0 at 0.")  # fmt: skip
-relu_bwd = elementwise("relu_bwd", lambda xp, t, out: select(xp, out <= 0, 0, t), lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, doc="t where relu's output is above 0 (or NaN), else 0.")  # fmt: skip
+relu_bwd = elementwise("relu_bwd", lambda xp, t, out: select(xp, out <= 0, 0, t), lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd, doc="t where relu's output is above 0 (or NaN), else 0.")  # fmt: skip
 _leaky_relu = elementwise(
     "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, x * negative_slope),
     lambda F, t, _out, x, negative_slope: F.where(x > 0, t, t * negative_slope), attrs=True,

@@ -15,8 +15,8 @@ from gpugrad import backends
 from gpugrad.define import elementwise, finish, nondiff
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import DomainError, describe, fail
-from gpugrad.op import Op, alive, nary
-from gpugrad.operands import join, scalar_array
+from gpugrad.op import Op, nary
+from gpugrad.operands import alive, join, scalar_array
 from gpugrad.tensor import Tensor
 
 __all__ = [

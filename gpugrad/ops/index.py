@@ -19,6 +19,7 @@ from gpugrad.define import general, linear, multilinear, nondiff
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
 from gpugrad.op import RECORDING
+from gpugrad.ops import _kernels
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.shape import astype, broadcast_to, flatten, operand, reshape
 from gpugrad.tensor import Tensor
@@ -204,7 +205,7 @@ _gather_op = multilinear(
 )  # fmt: skip
 _scatter_rows_op = multilinear(
     "scatter_rows", _scatter_rows, lambda F, t, _out, _t, ids, rows, distinct: F.gather(t, ids, index=(ARRAY,), distinct=distinct),
-    promotes=False, cpu=_scatter_rows_cpu, doc="(*ids.shape, *rest) and row numbers 0 <= ids < rows to (rows, *rest): the sum of the rows of each number.",
+    promotes=False, cpu=_scatter_rows_cpu, cuda=_kernels.scatter_rows, doc="(*ids.shape, *rest) and row numbers 0 <= ids < rows to (rows, *rest): the sum of the rows of each number.",
 )  # fmt: skip
 _put_op = general(
     "put", _put, lambda F, t, _out, _x, _v, *arrays, index, distinct: F.put(t, 0.0, *arrays, index=index, distinct=distinct),

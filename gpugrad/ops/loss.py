@@ -18,6 +18,7 @@ import numpy as np
 from gpugrad.define import elementwise, general
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.ops import _kernels
 from gpugrad.ops.shape import operand
 
 __all__ = ["bce_logits", "softmax_xent"]
@@ -196,8 +197,10 @@ general(
     "xent_targets", _targets, lambda F, t, _out, _labels, *, smoothing, **_a: (1.0 - smoothing) * t,
     jvp=lambda F, ts, _out, _labels, *, smoothing, **_a: (1.0 - smoothing) * ts[0],
 )  # fmt: skip
-_softmax_xent = general("softmax_xent", _xent, d_logits, d_labels, d_weight, jvp=xent_jvp, aux=True)
-general("softmax_xent_bwd", _xent_bwd, via=xent_bwd_via)
+_softmax_xent = general(
+    "softmax_xent", _xent, d_logits, d_labels, d_weight, jvp=xent_jvp, aux=True, cuda=_kernels.softmax_xent
+)
+general("softmax_xent_bwd", _xent_bwd, via=xent_bwd_via, cuda=_kernels.softmax_xent_bwd)
 
 
 def softmax_xent(

@@ -5,7 +5,7 @@ Half precision is summed in float32. The normalisations share one forward and on
     xhat = (x - mean) rstd,   y = w xhat + b,   u = w t
     dx = rstd (u - mean(u) - xhat mean(u xhat)),   dw = sum(t xhat),   db = sum(t)
 
-Root-mean-square normalisation is the same without a mean: xhat = x rstd, dx = rstd (u - xhat mean(u xhat)).
+Without `centred` there is no mean, in the forward or the backward: root-mean-square normalisation.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gpugrad.define import general
-from gpugrad.errors import ShapeError, describe, fail
+from gpugrad.define import general, update
+from gpugrad.dtypes import is_float
+from gpugrad.errors import DTypeError, ShapeError, describe, fail
+from gpugrad.op import RECORDING
 from gpugrad.ops._axes import normalize_axis, one_axis
-from gpugrad.ops.shape import operand, reshape
-from gpugrad.tensor import Tensor
+from gpugrad.ops.creation import ones
+from gpugrad.ops.shape import operand, reshape, sizes
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -249,11 +251,100 @@ _batch = general("batch_norm", _batch_norm, joint=batch_norm_rule, jvp=batch_nor
 general("layer_norm_bwd", _layer_norm_bwd, via=norm_bwd_via, nout=3)
 
 
-def floats(x: Any, weight: Any, bias: Any, op: str, shape: Axes, x_floating: bool = True) -> tuple[Any, Any, Any]:
-    """The operands of a normalisation as tensors, an absent weight as ones. Raises ShapeError for another shape."""
-    w = ones(shape, dtype=x.dtype, device=x.device) if weight is None else operand(weight, op, x)
-    b = None if bias is None else operand(bias, op, x)
-    if any(p is not None and p.shape != shape for p in (w, b)):
-        given = ", ".join(describe(p) for p in (x, w, b) if p is not None)
-        raise fail(ShapeError, op, f"{given}: expected weight and bias of shape {list(shape)}")
-    return x, w, b
+def track(xp: Any, running: Any, value: Any, momentum: float) -> None:
+    """running += momentum (value - running), in place."""
+    running += momentum * (value.reshape(running.shape) - running)
+
+
+_track = update("track", track, doc="Move a running statistic towards a new value.")
+
+
+def parameters(op: str, x: Any, shape: Axes, *params: Any) -> list[Any]:
+    """The first parameter (ones if None) and the others (None stays) as tensors of `shape`. Raises ShapeError."""
+    first = ones(shape, dtype=x.dtype, device=x.device) if params[0] is None else params[0]
+    given = [None if p is None else operand(p, op, x) for p in (first, *params[1:])]
+    if any(p is not None and p.shape != shape for p in given):
+        listed = ", ".join(describe(p) for p in given if p is not None)
+        raise fail(ShapeError, op, f"input {describe(x)} with {listed}: expected parameters of shape {list(shape)}")
+    return given
+
+
+def floats(op: str, x: Any, least: int) -> Any:
+    """The input as a floating tensor of at least so many axes. Raises DTypeError or ShapeError."""
+    x = operand(x, op)
+    if not is_float(x.dtype):
+        raise fail(DTypeError, op, f"{describe(x)}: expected a floating-point input")
+    if x.ndim < least:
+        raise fail(ShapeError, op, f"{describe(x)} has {x.ndim} axes, expected at least {least}")
+    return x
+
+
+def trailing(op: str, x: Any, normalized_shape: Any) -> tuple[Axes, Axes]:
+    """(shape, axes) of the last axes of x, which must have the lengths given. Raises ShapeError."""
+    shape = sizes(normalized_shape, (), op)
+    if not shape or x.shape[x.ndim - len(shape) :] != shape:
+        raise fail(ShapeError, op, f"{describe(x)} does not end in normalized_shape {list(shape)}")
+    return shape, tuple(range(x.ndim - len(shape), x.ndim))
+
+
+def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes of each sample, with their biased variance.
+
+    normalized_shape: the lengths of those axes, which weight and bias have too. Raises ShapeError for other shapes.
+    """
+    x = floats("layer_norm", x, 1)
+    shape, axis = trailing("layer_norm", x, normalized_shape)
+    return _layer(x, *parameters("layer_norm", x, shape, weight, bias), axis=axis, eps=eps, centred=True)
+
+
+def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes of each sample; eps: the spacing at 1 of x's dtype if None.
+
+    normalized_shape: the lengths of those axes, which weight has too. Raises ShapeError for other shapes.
+    """
+    x = floats("rms_norm", x, 1)
+    shape, axis = trailing("rms_norm", x, normalized_shape)
+    small = float(np.finfo(x.dtype).eps) if eps is None else eps
+    return _layer(x, *parameters("rms_norm", x, shape, weight), None, axis=axis, eps=small, centred=False)
+
+
+def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """Layer normalisation of each group of channels: x (N, C, ...) with C a multiple of num_groups; weight, bias (C,)."""
+    x = floats("group_norm", x, 2)
+    n, c, *rest = x.shape
+    if num_groups < 1 or c % num_groups:
+        raise fail(ShapeError, "group_norm", f"{describe(x)}: {c} channels do not divide into {num_groups} groups")
+    shape = (num_groups, c // num_groups, *(1 for _ in rest))
+    w, b = (p if p is None else reshape(p, shape) for p in parameters("group_norm", x, (c,), weight, bias))
+    grouped = reshape(x, (n, *shape[:2], *rest))
+    return reshape(_layer(grouped, w, b, axis=tuple(range(2, grouped.ndim)), eps=eps, centred=True), x.shape)
+
+
+def batch_norm(
+    x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    """(x - mean) / sqrt(var + eps) * weight + bias per channel (axis 1): x (N, C, ...), all else (C,).
+
+    training: normalise by the statistics of the batch (biased variance) and move running_mean and running_var
+    (unbiased; None for none) in place by `momentum` towards them. Otherwise use the running ones, as constants.
+    Raises ShapeError for other shapes, or for a single value a channel in training.
+    """
+    op = "batch_norm"
+    x = floats(op, x, 2)
+    channels, spread = (x.shape[1],), (x.shape[1], *(1 for _ in x.shape[2:]))
+    w, b = (p if p is None else reshape(p, spread) for p in parameters(op, x, channels, weight, bias))
+    if not training:
+        m, v = (reshape(p.detach(), spread) for p in parameters(op, x, channels, running_mean, running_var))
+        slope = w / RECORDING.sqrt(v + eps)
+        return x * slope + (-m * slope if b is None else b - m * slope)
+    axis = (0, *range(2, x.ndim))
+    count = math.prod(x.shape[i] for i in axis)
+    if count < 2:
+        raise fail(ShapeError, op, f"{describe(x)} has {count} value a channel; the variance needs two in training")
+    out, m, v = _batch(x, w, b, axis=axis, eps=eps)
+    if running_mean is not None:
+        _track(running_mean, m.detach(), momentum=momentum)
+    if running_var is not None:
+        _track(running_var, v.detach() * (count / (count - 1)), momentum=momentum)
+    return out

@@ -25,5 +25,7 @@ def instances(path: Path) -> list[str]:
         labels = (TYPES["int32"], TYPES["int64"], None) if len(variables) == 2 else (None,)
         for t in FLOAT_NAMES:
             found += [f"{name}<{', '.join([t, x or t][: len(variables)])}>" for x in labels]
-    assert len({i.split("<")[0] for i in found}) == path.read_text().count("__global__"), f"{path.name}: an entry is missed"
+    assert len({i.split("<")[0] for i in found}) == path.read_text().count("__global__"), (
+        f"{path.name}: an entry is missed"
+    )
     return found

@@ -44,7 +44,9 @@ def compile_text(text: str, names: list[str], arch: str, options: tuple[str, ...
         for name in names:
             lib.nvrtcAddNameExpression(program, name.encode())
         given = [f"-arch={arch}", "-ftz=true", *options, *(f"-I{i}" for i in kit.includes)]
-        status = lib.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*[o.encode() for o in given]))
+        status = lib.nvrtcCompileProgram(
+            program, len(given), (ctypes.c_char_p * len(given))(*[o.encode() for o in given])
+        )
         size = ctypes.c_size_t()
         lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)

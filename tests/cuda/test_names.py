@@ -1,4 +1,4 @@
-"""Every name that the forwards and the backend ask of the array module exists in the real CuPy, which imports without a GPU."""
+"""Every name that forwards and backend ask of the array module exists in the real CuPy, which imports without a GPU."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def chain(node: ast.AST) -> list[str]:
 
 
 def is_numpy_branch(test: ast.AST) -> bool:
-    return isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is) and chain(test.left) == ["xp"] and chain(test.comparators[0]) == ["np"]
+    return ast.unparse(test) == "xp is np"
 
 
 def asked(tree: ast.Module) -> set[tuple[str, ...]]:
-    """Attribute chains of the array module, but for code that only NumPy runs: `cpu=` functions, `if xp is np` branches."""
-    host_only = {k.value.id for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "cpu" and isinstance(k.value, ast.Name)}
+    """Attribute chains of the array module, but for code that only NumPy runs: `cpu=` functions, `if xp is np`."""
+    keywords = [k for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords]
+    host_only = {k.value.id for k in keywords if k.arg == "cpu" and isinstance(k.value, ast.Name)}
     found: set[tuple[str, ...]] = set()
 
     def visit(node: ast.AST) -> None:

@@ -341,7 +341,9 @@ def test_kl_div_of_log_probabilities():
 
 def test_a_factor_for_the_positive_class():
     w = np.array([1.0, 2.0, 0.5, 3.0, 1.0])
-    got = F.binary_cross_entropy_with_logits(gg.tensor(real), gg.tensor(also), pos_weight=gg.tensor(w), reduction="none")
+    got = F.binary_cross_entropy_with_logits(
+        gg.tensor(real), gg.tensor(also), pos_weight=gg.tensor(w), reduction="none"
+    )
     want = w * also * np.logaddexp(0, -real) + (1 - also) * np.logaddexp(0, real)
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-12)
 

@@ -1,0 +1,322 @@
+"""The backend without a GPU: refusals with a remedy, how an op is implemented, and what a launch hands to the driver."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from gpugrad import backends
+from gpugrad.backends import cuda
+from gpugrad.errors import DeviceError
+from gpugrad.kernel import kernel
+from gpugrad.testing import fake_cupy
+
+# --- load -----------------------------------------------------------------------------------------------------------
+
+
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status: int, text: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class DynamicLibNotFoundError(RuntimeError):
+    pass
+
+
+def double(count=1, status=0, driver=12020, missing=(), headers="/include"):
+    """Modules `cupy` and `cuda.pathfinder` of a machine with these properties."""
+
+    def get_device_count():
+        if status:
+            raise CUDARuntimeError(status, "cudaErrorUnknown: odd")
+        return count
+
+    def load(name):
+        if name in missing:
+            raise DynamicLibNotFoundError(name)
+
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError, getDeviceCount=get_device_count, driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: 13020,
+    )  # fmt: skip
+    cupy = types.ModuleType("cupy")
+    cupy.cuda = types.SimpleNamespace(
+        runtime=runtime, Device=fake_cupy.Device, Stream=fake_cupy.Stream, get_current_stream=fake_cupy.Stream
+    )
+    cupy.ndarray = fake_cupy.ndarray
+    pathfinder = types.ModuleType("cuda.pathfinder")
+    pathfinder.DynamicLibNotFoundError = DynamicLibNotFoundError
+    pathfinder.load_nvidia_dynamic_lib = load
+    pathfinder.find_nvidia_header_directory = lambda name: headers
+    package = types.ModuleType("cuda")
+    package.pathfinder = pathfinder
+    return {"cupy": cupy, "cuda": package, "cuda.pathfinder": pathfinder}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def install(modules):
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        cuda.find.cache_clear()
+
+    monkeypatch.setattr(backends, "_by_name", {"cpu": backends.get("cpu")})
+    yield install
+    cuda.find.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "modules, reason, remedy",
+    [
+        ({"cupy": None}, "CuPy is not installed", r"gpugrad\[cuda12\].*gpugrad\[cuda13\]"),
+        (double(status=35, driver=0), "no NVIDIA driver", "install the driver"),
+        (double(status=35, driver=12020), r"supports CUDA 12\.2, CuPy is built for 13\.2", "update the driver"),
+        (double(status=100), "sees no GPU", "CUDA_VISIBLE_DEVICES"),
+        (double(count=0), "sees no GPU", "CUDA_VISIBLE_DEVICES"),
+        (double(status=999), "cudaErrorUnknown: odd", "nvidia-smi"),
+        (double(missing=("nvrtc",)), "NVRTC.*not installed", r"pip install.*\[cuda12\].*\[cuda13\]"),
+        (double(missing=("cublas",)), "cuBLAS.*not installed", r"pip install.*\[cuda12\].*\[cuda13\]"),
+        (double(headers=None), "CUDA headers.*not installed", r"pip install.*\[cuda12\].*\[cuda13\]"),
+    ],
+)
+def test_a_refusal_names_the_reason_and_the_remedy(machine, modules, reason, remedy):
+    machine(modules)
+    with pytest.raises(DeviceError, match=reason) as caught:
+        backends.get("cuda:0")
+    first, second, at = str(caught.value).split("\n")
+    assert first.startswith("[cuda] ")
+    assert re.search(remedy, second)
+    assert at.startswith("  at ")
+    assert not backends.is_available("cuda")
+
+
+def test_a_broken_cupy_keeps_its_own_words(machine, tmp_path, monkeypatch):
+    (tmp_path / "cupy.py").write_text("raise ImportError('libfoo.so: cannot open')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    machine({})
+    with pytest.raises(DeviceError, match=r"libfoo\.so"):
+        cuda.load()
+
+
+def test_a_missing_dependency_of_cupy_is_named(machine, tmp_path, monkeypatch):
+    (tmp_path / "cupy.py").write_text("import module_that_is_not_there")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    machine({})
+    with pytest.raises(DeviceError, match="module_that_is_not_there"):
+        cuda.load()
+
+
+def test_the_machine_is_looked_at_once(machine):
+    modules = double()
+    looks = []
+    modules["cupy"].cuda.runtime.getDeviceCount = lambda: looks.append(1) or 1
+    machine(modules)
+    assert cuda.load().xp is modules["cupy"]
+    assert cuda.load().name == "cuda"
+    assert backends.is_available("cuda")
+    assert looks == [1]
+
+
+def test_importing_gpugrad_and_its_kernels_does_not_import_cupy():
+    code = "import sys, gpugrad, gpugrad.kernel, gpugrad.ops._kernels; assert 'cupy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- arrays, devices, streams ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backend():
+    return cuda.load(fake_cupy)
+
+
+def test_asarray_moves_converts_and_copies_as_asked(backend):
+    host = np.arange(3)
+    a = backend.asarray(host, "float32", device="cuda:0")
+    assert backend.array_type is type(a)
+    assert a.dtype == np.float32
+    assert backend.asarray(a) is a
+    assert backend.asarray(a, copy=True) is not a
+    assert backend.to_numpy(backend.asarray([1.5, 2.0])).tolist() == [1.5, 2.0]
+    assert backend.device_of(a) == "cuda:0"
+    assert np.array_equal(backend.to_numpy(a), host)
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "cuda:x", "cuda:-1"])
+def test_an_unknown_device_is_refused(backend, name):
+    with pytest.raises(DeviceError, match=f"there is no {name}; the GPUs are cuda:0 to cuda:0"), backend.scope(name):
+        pass
+
+
+class StreamLog:
+    """Streams and current streams of two devices, as CuPy keeps them for a thread."""
+
+    def __init__(self) -> None:
+        log = self
+        self.now, self.current, self.made, self.waited = 0, {0: 0, 1: 0}, [], []
+
+        class Device:
+            def __init__(self, index=None):
+                self.id = log.now if index is None else index
+
+            def __enter__(self):
+                self.before, log.now = log.now, self.id
+
+            def __exit__(self, *_):
+                log.now = self.before
+
+            def synchronize(self):
+                log.waited.append(self.id)
+
+        class Stream:
+            def __init__(self, non_blocking):
+                log.made.append((log.now, non_blocking))
+                self.ptr = 10 + log.now
+
+            def use(self):
+                log.current[log.now] = self.ptr
+
+        self.xp = types.SimpleNamespace(
+            ndarray=fake_cupy.ndarray,
+            cuda=types.SimpleNamespace(
+                Device=Device, Stream=Stream, runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
+                get_current_stream=lambda: types.SimpleNamespace(ptr=log.current[log.now]),
+            ),
+        )  # fmt: skip
+
+
+def test_each_device_gets_one_blocking_stream_of_its_own():
+    log = StreamLog()
+    backend = cuda.load(log.xp)
+    assert log.current == {0: 10, 1: 0}
+    for _ in range(2):
+        with backend.scope("cuda:1"):
+            assert log.now == 1
+    assert log.now == 0
+    assert log.current == {0: 10, 1: 11}
+    assert log.made == [(0, False), (1, False)]
+    backend.synchronize()
+    assert log.waited == [0, 1]
+
+
+def test_a_stream_that_the_user_chose_is_kept():
+    log = StreamLog()
+    log.current[0] = 99
+    with cuda.load(log.xp).scope("cuda:0"):
+        assert log.current[0] == 99
+    assert log.made == []
+
+
+# --- implementations ------------------------------------------------------------------------------------------------
+
+
+def test_implement_by_name_by_function_and_by_override(backend):
+    x = backend.asarray([0.0, 1.0])
+    assert backend.to_numpy(backend.implement("exp", {})(x)).tolist() == [1.0, np.e]
+    assert backend.to_numpy(backend.implement(lambda xp, x: xp.exp(x) - 1, {})(x))[0] == 0
+    assert backend.to_numpy(backend.implement("exp", {"cuda": lambda xp, x: x * 3, "cpu": "sin"})(x))[1] == 3
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """RawModules made and launches done, in place of a compiler."""
+    made, launches = [], []
+
+    class RawModule:
+        def __init__(self, *, code, options, name_expressions):
+            made.append((code, options, name_expressions))
+
+        def get_function(self, name):
+            return lambda grid, block, args: launches.append((name, grid, block, args))
+
+    monkeypatch.setattr(fake_cupy, "RawModule", RawModule)
+    return made, launches
+
+
+def relu_bwd(backend):
+    return backend.implement(lambda xp, t, out: xp.where(out <= 0, 0, t), {"cuda": kernel("activation", "relu_bwd")})
+
+
+def test_a_map_is_launched_with_output_inputs_and_an_int64_size(backend, recorder):
+    made, launches = recorder
+    run = relu_bwd(backend)
+    t, out = backend.asarray(np.ones((3, 5), "float32")), backend.asarray(np.ones((5, 3), "float32")).T
+    dx = run(t, out)
+    ((name, grid, block, args),) = launches
+    assert name == "relu_bwd<float>"
+    assert (grid, block) == ((1,), (256,))
+    assert args[0] is dx
+    assert args[1] is t
+    assert args[2].flags.c_contiguous
+    assert type(args[3]) is np.int64
+    assert args[3] == 15
+    run(t, t)
+    ((code, options, names),) = made  # compiled once
+    assert "-std=c++17" in options
+    assert names == ["relu_bwd<float>"]
+    assert '#include "' not in code
+    run(*(backend.asarray(np.ones(2)) for _ in "ab"))
+    assert [m[2] for m in made] == [["relu_bwd<float>"], ["relu_bwd<double>"]]
+
+
+def test_what_has_no_kernel_runs_the_twin(backend, recorder):
+    made, _ = recorder
+    run = relu_bwd(backend)
+    x = backend.asarray(np.array([1.0, -1.0], "float32"))
+    for t in (np.ones(2), np.ones((3, 1), "float32"), np.array([1, 2]), 2.0):
+        given = t if isinstance(t, float) else backend.asarray(t)
+        assert np.array_equal(backend.to_numpy(run(given, x)), np.where([False, True], 0, t))
+    assert made == []
+
+
+def test_nothing_is_launched_for_empty_arrays(backend, recorder):
+    made, launches = recorder
+    empty = backend.asarray(np.ones((0, 3), "float32"))
+    assert relu_bwd(backend)(empty, empty).shape == (0, 3)
+    assert made == launches == []
+
+
+def test_null_pointers_and_python_numbers(backend, recorder):
+    _, launches = recorder
+
+    def call(launch, x, number):
+        launch.run((x.dtype,), (x, None, number), 1)
+        return x
+
+    run = backend.implement("exp", {"cuda": kernel("activation", "relu_bwd", call)})
+    x = backend.asarray(np.ones(1, "float32"))
+    run(x, np.float32(2))
+    args = launches[0][3]
+    assert type(args[1]) is np.uintp  # 8 bytes of zero, passed by value
+    assert args[1] == 0
+    assert type(args[2]) is np.float32
+    for number in (2, 2.0, True):
+        with pytest.raises(TypeError, match="relu_bwd was given a Python"):
+            run(x, number)
+
+
+@pytest.mark.parametrize(
+    "rows, columns, itemsize, grid, block",
+    [
+        (1, None, 4, (1,), (256,)),
+        (1024, None, 4, (1,), (256,)),
+        (1025, None, 4, (2,), (256,)),
+        (1025, None, 2, (1,), (256,)),
+        (10**9, None, 4, (128,), (256,)),
+        (1, 10, 4, (1,), (32, 8)),
+        (17, 1024, 4, (3,), (32, 8)),
+        (17, 1025, 4, (17,), (256,)),
+        (17, 10_000, 4, (17,), (512,)),
+        (70_000, 50_257, 4, (70_000,), (1024,)),
+    ],
+)
+def test_launch_shapes(rows, columns, itemsize, grid, block):
+    assert cuda.launch_shape(rows, columns, itemsize, processors=4) == (grid, block)

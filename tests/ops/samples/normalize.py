@@ -1,0 +1,28 @@
+"""Samples for gpugrad/ops/normalize.py. layer_norm_bwd takes absent statistics, or it would see them as inputs."""
+
+from . import S, normal, positive
+
+LAST = {"axis": (1,), "eps": 1e-5, "centred": True}
+RMS = {"axis": (1,), "eps": 1e-5, "centred": False}
+
+SAMPLES = {
+    "softmax": [S(normal(3, 4), axis=1), S(normal(3, 4, 2), axis=1)],
+    "log_softmax": [S(normal(3, 4), axis=1), S(normal(3, 4, 2), axis=0)],
+    "logsumexp": [S(normal(3, 4), axis=(1,), keepdims=False), S(normal(3, 4, 2), axis=(0, 2), keepdims=True)],
+    "layer_norm": [
+        S(normal(3, 5), positive(5), normal(5), **LAST),
+        S(normal(3, 5), positive(5), None, **LAST),
+        S(normal(3, 5), positive(5), None, **RMS),
+        S(normal(2, 3, 2, 2), positive(3, 2, 1), normal(3, 2, 1), axis=(2, 3), eps=1e-5, centred=True),
+    ],
+    "layer_norm_bwd": [
+        S(normal(3, 5), normal(3, 5), positive(5), None, None, **LAST),
+        S(normal(3, 5), normal(3, 5), positive(5), None, None, **RMS),
+        S(normal(3, 2, 2), normal(3, 2, 2), positive(2, 1), None, None, axis=(0, 2), eps=1e-5, centred=True),
+    ],
+    "batch_norm": [
+        S(normal(4, 3), positive(3), normal(3), axis=(0,), eps=1e-5),
+        S(normal(3, 2, 2, 2), positive(2, 1, 1), normal(2, 1, 1), axis=(0, 2, 3), eps=1e-5),
+        S(normal(4, 3), positive(3), None, axis=(0,), eps=1e-5),
+    ],
+}
