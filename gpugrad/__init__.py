@@ -32,6 +32,7 @@ from gpugrad.dtypes import (
     uint32,
     uint64,
 )
+from gpugrad.function import Function, custom_op
 from gpugrad.ops import activation as _activation
 from gpugrad.ops import conv as _conv  # noqa: F401 - fills the table
 from gpugrad.ops import creation as _creation
@@ -61,10 +62,11 @@ newaxis = None
 __version__ = "0.1.0"
 
 __all__ = [
-    "Tape", "Tensor", "bool_", "complex64", "complex128", "data", "dot", "e", "einsum", "enable_grad", "errors",
+    "Function", "Tape", "Tensor", "bool_", "complex64", "complex128", "custom_op", "data", "dot", "e", "einsum",
+    "enable_grad", "errors",
     "float16", "float32", "float64", "get_default_dtype", "grad", "gradcheck", "gradgradcheck", "gradients", "inf",
-    "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "losses", "matmul", "nan", "newaxis", "nn",
-    "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8", "uint16",
+    "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "losses", "matmul", "nan", "newaxis",
+    "nn", "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8", "uint16",
     "uint32", "uint64", "value_and_grad", "vecdot",
 ]  # fmt: skip
 __all__ += _activation.__all__
@@ -77,7 +79,7 @@ __all__ += _shape.__all__
 
 _methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _normalize])
 
-_LAZY = frozenset({"data", "losses", "nn", "optim"})  # subpackages imported at first use, which keeps `import gpugrad` cheap
+_LAZY = frozenset({"data", "losses", "nn", "optim"})  # subpackages imported at first use: `import gpugrad` stays cheap
 
 
 def __getattr__(name: str) -> _Any:

@@ -6,7 +6,8 @@ They need no table entry. The rule is checked against numeric derivatives at the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +16,10 @@ from gpugrad import backends
 from gpugrad.check import GradientError
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, GpugradError, GraphError, ShapeError, describe, fail
-from gpugrad.op import PICK, RECORDING, record
+from gpugrad.op import PICK, RECORDING, raw, record
 from gpugrad.operands import alive
 from gpugrad.state import mode, no_grad
+from gpugrad.tape import fit
 from gpugrad.tensor import Tensor
 
 
@@ -61,7 +63,8 @@ class Context:
         n = len(self._outputs)
         heads = (out,) if n == 1 else (None,) * n if out is None else out
         values = [*heads, *rest[: len(rest) - len(self._others)], *self._others]
-        hidden = [v for v in (*self._others, *vars(self).values()) if hasattr(v, "dtype") and is_float(v.dtype)]
+        loose = [*self._others, *(v.data for v in vars(self).values() if isinstance(v, Tensor))]
+        hidden = [v for v in loose if is_float(v.dtype)]
         if recording and hidden:
             raise fail(
                 GraphError, name,
@@ -102,7 +105,9 @@ class Rule:
     def jvp(self, F: Any, ts: tuple[Any, ...], out: Any, *rest: Any, ctx: Context) -> Any:
         """`jvp` of the class. Raises GraphError where it has none."""
         if self.cls.jvp is None:
-            raise fail(GraphError, self.name, "this Function has no forward-mode rule; give it a static jvp(ctx, *tangents)")
+            raise fail(
+                GraphError, self.name, "this Function has no forward-mode rule; give it a static jvp(ctx, *tangents)"
+            )
         recording = F is RECORDING
         run = ctx._unpack(self.name, out, rest, recording)
         pushed = self.cls.jvp(run, *[None if t is None else tensor(t) for t in ts])
@@ -167,7 +172,9 @@ class Function:
         )  # fmt: skip
 
 
-def push(cls: type[Function], needs: tuple[bool, ...], args: Sequence[Any], kwargs: Any) -> tuple[Context, tuple[Tensor, ...], bool]:
+def push(
+    cls: type[Function], needs: tuple[bool, ...], args: Sequence[Any], kwargs: Any
+) -> tuple[Context, tuple[Tensor, ...], bool]:
     """Run forward without recording: its context, its outputs, and whether it returned a tuple."""
     ctx = Context(needs)
     with no_grad():
@@ -176,7 +183,9 @@ def push(cls: type[Function], needs: tuple[bool, ...], args: Sequence[Any], kwar
     outs = tuple(result) if several else (result,)
     for o in outs:
         if not isinstance(o, Tensor):
-            raise fail(DTypeError, cls.__name__, f"forward returned {describe(o)}; expected a Tensor or a tuple of them")
+            raise fail(
+                DTypeError, cls.__name__, f"forward returned {describe(o)}; expected a Tensor or a tuple of them"
+            )
     return ctx, outs, several
 
 
@@ -191,3 +200,131 @@ def pull(cls: type[Function], run: Context, given: list[Any]) -> tuple[Any, ...]
         if g is not None and not isinstance(g, Tensor):
             raise DTypeError(f"backward returned {describe(g)} for input {i}, expected a Tensor or None")
     return grads
+
+
+# --- the check at the first call --------------------------------------------------------------------------
+
+STEPS = (1e-4, 1e-6)  # the small one steps over few kinks, the large one rounds off little
+NUDGES: tuple[Callable[[Any], Any], ...] = (lambda r: 0 * r, lambda r: r, np.abs)
+
+
+def verify(cls: type[Function], needs: tuple[bool, ...], args: Sequence[Any], kwargs: Any) -> None:
+    """Raise GradientError if the rule disagrees with forward at these arguments, in float64.
+
+    A rule passes that agrees here or, since the arguments may sit on a kink or at the edge of the domain, at
+    arguments slightly moved. Without a finite derivative to compare with there is no verdict.
+    """
+    rng, failure = np.random.default_rng(0), None
+    for k, nudge in enumerate(NUDGES):
+        point = [moved(a, nudge, rng) if type(a) is Tensor and is_float(a.dtype) else a for a in args]
+        try:
+            found = disagreement(cls, needs, point, kwargs, rng)
+        except GpugradError as error:
+            if k == 0:
+                raise fail(type(error), f"{cls.__name__} backward", str(error)) from error
+            continue
+        if found is None:
+            return
+        failure = failure or found
+    if failure:
+        raise fail(GradientError, cls.__name__, f"{failure}\n  if that is intended, set check = False in the class")
+
+
+def moved(x: Tensor, nudge: Callable[[Any], Any], rng: np.random.Generator) -> Tensor:
+    """x in float64, each element moved by up to a thousandth of its size."""
+    a = x.numpy().astype(np.float64)
+    r = rng.choice([-1.0, 1.0], a.shape) * rng.uniform(0.5, 1.0, a.shape)
+    return Tensor(a + 1e-3 * np.maximum(1.0, np.abs(a)) * nudge(r)).to(device=x.device)  # type: ignore[no-any-return]
+
+
+def disagreement(
+    cls: type[Function], needs: tuple[bool, ...], args: Sequence[Any], kwargs: Any, rng: np.random.Generator
+) -> str | None:
+    """Compare derivatives along one random direction per input: None if they agree, '' if one is not finite."""
+    ctx, outs, _ = push(cls, needs, args, kwargs)
+    out, *rest = ctx._pack(args, outs)
+    weights = [None if spec is None else rng.normal(size=o.shape) for o, spec in zip(outs, ctx._outputs)]
+    if all(w is None for w in weights):
+        return None
+    size = weigh(weights, outs, np.abs)
+
+    with no_grad():
+        given = [None if w is None else Tensor(w).to(device=o.device) for w, o in zip(weights, outs)]
+        grads = pull(cls, ctx._unpack(cls.__name__, out, tuple(rest), False), given)
+        for i in (i for i, need in enumerate(needs) if need):
+            x, g = args[i], grads[i]
+            base = x.numpy()
+            v = rng.normal(size=x.shape) * np.maximum(1.0, np.abs(base))
+            along = Tensor(v).to(device=x.device)
+            parts = v * (0.0 if g is None else tensor(fit(raw(g.data), g.data, x, i)).numpy())
+            rules = {"backward": float(parts.sum())}
+            if cls.jvp is not None:
+                run = ctx._unpack(cls.__name__, out, tuple(rest), False)
+                pushed = cls.jvp(run, *[along if k == i else None for k in range(len(args))])
+                rules["jvp"] = weigh(weights, pushed if isinstance(pushed, (tuple, list)) else (pushed,))
+            slopes = []
+            for h in STEPS:
+                ends = [push(cls, needs, [*args[:i], Tensor(x.data + s * h * along.data), *args[i + 1 :]], kwargs)[1]
+                        for s in (1, -1)]  # fmt: skip
+                slopes.append((weigh(weights, ends[0]) - weigh(weights, ends[1])) / (2 * h))
+            for name, got in rules.items():
+                if not np.isfinite([got, *slopes]).all():
+                    return ""
+                room = 1e-5 * float(np.abs(parts).sum())
+                if all(abs(got - s) > room + 1e-5 * abs(s) + 1e-14 * size / h for s, h in zip(slopes, STEPS)):
+                    return (
+                        f"{name} is wrong for input {i}: along a random direction it gives {got:.6g}, "
+                        f"expected {slopes[0]:.6g}"
+                    )
+    return None
+
+
+def weigh(weights: Sequence[Any], outs: Sequence[Any], part: Callable[[Any], Any] = lambda a: a) -> float:
+    """Sum over all outputs of weights times values; what has no weight or is None does not count."""
+    return float(sum(np.sum(part(w * o.numpy())) for w, o in zip(weights, outs) if w is not None and o is not None))
+
+
+# --- the short form ---------------------------------------------------------------------------------------
+
+
+def custom_op(
+    forward: Callable[..., Any],
+    vjp: Callable[..., Any],
+    jvp: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    check: bool = True,
+) -> Callable[..., Any]:
+    """A function with a gradient of its own, from two or three plain functions of tensors.
+
+    forward(*args, **kwargs): one Tensor. vjp(t, out, *args, **kwargs): a gradient, or a tuple of one per argument
+    (None for none). jvp(tangents, out, *args, **kwargs): the tangent of out. All arguments and the output are kept for
+    the rules; write a `Function` to choose. name: shown in errors. check: as in `Function`.
+    """
+
+    def run(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        ctx.plain = tuple(None if isinstance(a, Tensor) else a for a in args)
+        ctx.kwargs = kwargs
+        ctx.save_for_backward(out, *[a if isinstance(a, Tensor) else None for a in args])
+        return out
+
+    def call(rule: Callable[..., Any], ctx: Any, t: Any) -> Any:
+        out, *tensors = ctx.saved_tensors
+        return rule(t, out, *[p if x is None else x for x, p in zip(tensors, ctx.plain)], **ctx.kwargs)
+
+    body = {
+        "__doc__": forward.__doc__,
+        "check": check,
+        "forward": staticmethod(run),
+        "backward": staticmethod(lambda ctx, t: call(vjp, ctx, t)),
+        "jvp": None if jvp is None else staticmethod(lambda ctx, *ts, rule=jvp: call(rule, ctx, ts)),
+    }
+    made = type(name or forward.__name__, (Function,), body)
+
+    @functools.wraps(forward)
+    def op(*args: Any, **kwargs: Any) -> Any:
+        return made.apply(*args, **kwargs)  # type: ignore[attr-defined]
+
+    op.__name__ = op.__qualname__ = made.__name__
+    return op

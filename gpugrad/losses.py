@@ -257,7 +257,7 @@ def categorical_hinge(prediction: Any, target: Any, *, reduction: str = "mean") 
 
 
 def categorical_cross_entropy(prediction: Any, target: Any, *, reduction: str = "mean") -> gg.Tensor:
-    """-sum over classes of t log p. prediction and target: probabilities (..., C), target rows sum to 1; one value a row.
+    """-sum over classes of t log p, one value a row. Both are probabilities (..., C), target rows sum to 1.
 
     Raises DomainError for predictions outside [0, 1] or target rows that are no distributions.
     """
@@ -271,7 +271,7 @@ def categorical_cross_entropy_with_logits(prediction: Any, target: Any, *, reduc
     """`categorical_cross_entropy` of softmax(prediction), one fused operation; logits and target rows (..., C)."""
     op = "categorical_cross_entropy_with_logits"
     x, t = distribution(op, prediction, target)
-    return reduced(op, fused(x, t.reshape(-1, x.shape[-1])), reduction)
+    return reduced(op, fused(x, t), reduction)
 
 
 def sparse_categorical_cross_entropy(prediction: Any, target: Any, *, reduction: str = "mean") -> gg.Tensor:
@@ -290,12 +290,16 @@ def sparse_categorical_cross_entropy_with_logits(prediction: Any, target: Any, *
     """`sparse_categorical_cross_entropy` of softmax(prediction), one fused operation; logits (..., C), labels (...)."""
     op = "sparse_categorical_cross_entropy_with_logits"
     x, y = classes(op, prediction, target)
-    return reduced(op, fused(x, y.reshape(-1)), reduction)
+    return reduced(op, fused(x, y), reduction)
 
 
-def fused(x: gg.Tensor, target: gg.Tensor) -> gg.Tensor:
-    """Cross-entropy of logits (..., C) with flattened targets, one value a row."""
-    return softmax_xent(x.reshape(-1, x.shape[-1]), target).reshape(x.shape[:-1])  # type: ignore[no-any-return]
+def fused(x: gg.Tensor, target: gg.Tensor, weight: Any = None, **options: Any) -> gg.Tensor:
+    """Cross-entropy of logits (..., C) with class numbers (...) or rows (..., C), one value a row."""
+    if x.ndim == 2:
+        return softmax_xent(x, target, weight, **options)  # type: ignore[no-any-return]
+    n = x.shape[-1]
+    flat = target.reshape((-1,) if target.ndim < x.ndim else (-1, n))
+    return softmax_xent(x.reshape((-1, n)), flat, weight, **options).reshape(x.shape[:-1])  # type: ignore[no-any-return]
 
 
 def kl_divergence(prediction: Any, target: Any, *, reduction: str = "mean") -> gg.Tensor:

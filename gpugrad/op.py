@@ -261,7 +261,7 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
                 return tuple([Tensor(o) for o in outs])
             whole = record(op, attrs, tuple(parents), kept(op, parents, outs, raws, extra), outs[0]).node
             return tuple([record(PICK, {"index": i}, (whole,), (), o) for i, o in enumerate(outs)])
-        if type(out) is not cls:
+        if type(out) is not cls and not backends.is_raw(out):  # raw of another type: moved to another device
             out = np.asarray(out)
         return record(op, attrs, tuple(parents), kept(op, parents, out, raws, extra), out) if live else Tensor(out)
 

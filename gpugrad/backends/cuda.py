@@ -68,20 +68,22 @@ def problem(xp: Any) -> str:
 
 def missing_parts() -> str:
     """Which of the libraries and headers that CuPy loads at first use is not there; empty if none."""
-    from cuda import pathfinder  # a dependency of CuPy: finds them where CuPy will
+    from cuda import pathfinder  # type: ignore[import-not-found]  # comes with CuPy: finds them where CuPy will
 
-    for name, role in (("nvrtc", "NVRTC, which compiles kernels,"), ("cublas", "cuBLAS, which multiplies matrices,")):
-        try:
-            pathfinder.load_nvidia_dynamic_lib(name)
-        except pathfinder.DynamicLibNotFoundError:
-            return f"{role} is not installed\n  {COMPLETE}"
+    try:
+        lacking = "NVRTC, which compiles kernels, is"
+        pathfinder.load_nvidia_dynamic_lib("nvrtc")
+        lacking = "cuBLAS, which multiplies matrices, is"
+        pathfinder.load_nvidia_dynamic_lib("cublas")
+    except pathfinder.DynamicLibNotFoundError:
+        return f"{lacking} not installed\n  {COMPLETE}"
     if pathfinder.find_nvidia_header_directory("cudart") is None:
         return f"the CUDA headers, which kernels include, are not installed\n  {COMPLETE}"
     return ""
 
 
 def load(xp: Any = None) -> CUDABackend:
-    """The backend over CuPy, or over a double of it given as `xp`. Raises DeviceError with the reason and the remedy."""
+    """The backend over CuPy, or over a double of it, `xp`. Raises DeviceError with the reason and the remedy."""
     if xp is None:
         xp, reason = find()
         if reason:
@@ -125,7 +127,7 @@ class CUDABackend:
     def asarray(self, value: Any, dtype: Any = None, *, device: str | None = None, copy: bool | None = None) -> Any:
         """A CuPy array on `device` (the current one if None); from another device by a copy between the two."""
         with self.scope(device or "cuda"):
-            if isinstance(value, self.array_type) and value.device.id != self.xp.cuda.Device().id:
+            if isinstance(value, self.xp.ndarray) and value.device.id != self.xp.cuda.Device().id:
                 if copy is False:
                     raise ValueError(f"{self.device_of(value)} to {device} needs a copy")
                 return self.xp.array(value, dtype=dtype, copy=True)
@@ -141,7 +143,7 @@ class CUDABackend:
 
     @contextlib.contextmanager
     def scope(self, device: str) -> Iterator[None]:
-        """Make 'cuda:N' current with its stream; 'cuda' is the current device. Raises DeviceError if there is no such GPU."""
+        """Make 'cuda:N' current with its stream; 'cuda' is the current device. Raises DeviceError for no such GPU."""
         number = device.partition(":")[2]
         if not number:
             yield
@@ -169,15 +171,14 @@ class CUDABackend:
 Dims = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def launch_shape(rows: int, columns: int | None, itemsize: int, processors: int) -> Dims:
-    """(grid, block) of a map over `rows` elements, or with `columns` of one team a row; see kernels/common.cuh.
+def launch_shape(rows: int, columns: int | None, processors: int) -> Dims:
+    """(grid, block) of a map over `rows` pieces of work, or with `columns` of one team a row; see kernels/common.cuh.
 
-    Map: a 16-byte packet a thread, and a grid-stride loop once 32 blocks wait on each multiprocessor.
+    Map: a thread a piece, and a grid-stride loop once 32 blocks wait on each multiprocessor.
     Rows: up to 1024 columns a warp a row, 8 rows a block; beyond, a block a row that grows with the row.
     """
     if columns is None:
-        packets = -(-rows * itemsize // 16)
-        return (min(-(-packets // 256), 32 * processors),), (256,)
+        return (min(-(-rows // 256), 32 * processors),), (256,)
     if columns <= 1024:
         return (-(-rows // 8),), (32, 8)
     return (rows,), (256 if columns <= 8192 else 512 if columns <= 32768 else 1024,)
@@ -203,7 +204,7 @@ class Launch:
         return len({a.dtype for a in arrays}) == 1 and arrays[0].dtype.name in FLOATS
 
     def run(self, types: tuple[Any, ...], args: tuple[Any, ...], rows: int, columns: int | None = None) -> None:
-        """Launch the instance for these dtypes over `rows` elements, or `rows` rows of `columns`; nothing if there are none.
+        """Launch the instance for these dtypes over `rows` pieces of work, or `rows` rows of `columns`; none: nothing.
 
         args: outputs, inputs, sizes. Arrays are read as contiguous; None is the null pointer; every number is a NumPy
         scalar of the parameter's type, because CuPy passes a Python number as 8 bytes whatever the parameter is.
@@ -211,7 +212,7 @@ class Launch:
         if rows == 0 or columns == 0:
             return
         function = self.bound.get(types) or self.bind(types)
-        grid, block = launch_shape(rows, columns, types[0].itemsize, self.backend.processors)
+        grid, block = launch_shape(rows, columns, self.backend.processors)
         function(grid, block, tuple([self.pack(a) for a in args]))
 
     def pack(self, value: Any) -> Any:
@@ -245,5 +246,5 @@ def elementwise(launch: Launch, *arrays: Any) -> Any:
     if not launch.takes(*arrays) or any(a.shape != first.shape for a in arrays):
         return NotImplemented
     out = launch.xp.empty(first.shape, first.dtype)
-    launch.run((first.dtype,), (out, *arrays, np.int64(out.size)), out.size)
+    launch.run((first.dtype,), (out, *arrays, np.int64(out.size)), -(-out.nbytes // 16))  # a packet a thread
     return out

@@ -1,4 +1,4 @@
-"""Neural networks: modules, layers and activations; their functions, initialisers and the lecture's units beside them."""
+"""Neural networks: modules, layers, activations; `functional`, `init` and the lecture's `units` beside them."""
 
 from gpugrad.nn import functional, init, units
 from gpugrad.nn.activations import (
@@ -39,3 +39,49 @@ from gpugrad.nn.layers import (
     RMSNorm,
 )
 from gpugrad.nn.module import LoadResult, Module, ModuleDict, ModuleList, Parameter, Sequential, StateError
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "Activation",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Bilinear",
+    "Conv2d",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "Identity",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LoadResult",
+    "LogSigmoid",
+    "LogSoftmax",
+    "MaxPool2d",
+    "Mish",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "StateError",
+    "Tanh",
+    "functional",
+    "init",
+    "units",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Activations as modules: each is a function of `gpugrad` with its options fixed, so `LeakyReLU(0.1)` is leaky_relu(x, 0.1)."""
+"""Activations as modules: each is a function of `gpugrad` with its options fixed."""
 
 from __future__ import annotations
 

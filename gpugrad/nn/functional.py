@@ -10,11 +10,18 @@ from typing import Any
 import gpugrad as gg
 from gpugrad import losses
 from gpugrad.errors import DomainError, RangeError, ShapeError, fail
-from gpugrad.ops import conv
+from gpugrad.ops import activation, conv
 from gpugrad.ops.activation import *
-from gpugrad.ops.loss import softmax_xent
 from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, log_softmax, rms_norm, softmax
 from gpugrad.ops.random import dropout
+
+__all__ = [
+    "adaptive_avg_pool2d", "avg_pool2d", "batch_norm", "bilinear", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "categorical_hinge", "conv2d", "cross_entropy", "dropout", "embedding",
+    "group_norm", "hinge", "huber_loss", "kl_div", "l1_loss", "layer_norm", "linear", "log_softmax", "max_pool2d",
+    "mse_loss", "nll_loss", "rms_norm", "smooth_l1_loss", "softmax", "squared_hinge",
+]  # fmt: skip
+__all__ += activation.__all__
 
 # --- layers -------------------------------------------------------------------------------------------------
 
@@ -103,16 +110,15 @@ def cross_entropy(
     n = x.shape[-1]
     if weight is not None and weight.shape != (n,):
         raise fail(ShapeError, op, f"weight has shape {list(weight.shape)}, expected [{n}], one factor a class")
-    t = t.reshape((-1, n) if soft else (-1,))
-    rows = softmax_xent(x.reshape((-1, n)), t, weight, ignore_index=ignore_index, smoothing=float(label_smoothing))
+    rows = losses.fused(x, t, weight, ignore_index=ignore_index, smoothing=float(label_smoothing))
     if reduction == "mean" and not soft:
         return rows.sum() / counted(t, weight, ignore_index, x.dtype)  # type: ignore[no-any-return]
-    return losses.reduced(op, rows.reshape(x.shape[:-1]), reduction)
+    return losses.reduced(op, rows, reduction)
 
 
 def counted(labels: gg.Tensor, weight: Any, ignore_index: int, dtype: Any) -> gg.Tensor:
     """Rows that count, or the sum of their class weights: what a mean over labelled rows divides by."""
-    live = labels != ignore_index
+    live = gg.not_equal(labels, ignore_index)
     if weight is None:
         return live.sum().to(dtype=dtype)  # type: ignore[no-any-return]
     return gg.where(live, gg.take(weight, gg.where(live, labels, 0), axis=0), 0.0).sum()  # type: ignore[no-any-return]
@@ -124,7 +130,7 @@ def nll_loss(
     """-log p of the labelled class, from log-probabilities; shapes, weight and mean as for `cross_entropy`."""
     x, t = losses.floating(log_probs), gg.asarray(target)
     x, t = losses.classes("nll_loss", gg.moveaxis(x, 1, -1) if x.ndim > 2 else x, t, ignore_index)
-    live = t != ignore_index
+    live = gg.not_equal(t, ignore_index)
     label = gg.where(live, t, 0)
     rows = -losses.picked(x, label)[..., 0]
     rows = gg.where(live, rows if weight is None else rows * gg.take(weight, label, axis=0), 0.0)

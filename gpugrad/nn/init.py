@@ -1,7 +1,8 @@
 """Initialisers: each makes a new tensor of a shape from a random generator; the same seed gives the same bits.
 
 A weight has shape (outputs, inputs, *kernel), as `Linear` and `Conv2d` keep it. generator: `gg.random.Generator`,
-the default one if None. device: the generator's if None. Variances follow from `calculate_fan`.
+the default one if None. device: if None that of the given generator, else the default device. Variances follow from
+`calculate_fan`.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ def uniform(
     generator: Any = None, dtype: Any = None, device: str | None = None,
 ) -> gg.Tensor:  # fmt: skip
     """Uniform in [low, high)."""
-    values = (generator or gg.random.default).uniform(shape, dtype=dtype)
-    return placed(values * (high - low) + low, device)
+    return placed((generator or gg.random.default).uniform(shape, low, high, dtype), generator, device)
 
 
 def normal(
@@ -47,12 +47,13 @@ def normal(
     generator: Any = None, dtype: Any = None, device: str | None = None,
 ) -> gg.Tensor:  # fmt: skip
     """Normal with this mean and standard deviation."""
-    values = (generator or gg.random.default).normal(shape, dtype=dtype)
-    return placed(values * std + mean, device)
+    return placed((generator or gg.random.default).normal(shape, mean, std, dtype), generator, device)
 
 
-def placed(values: gg.Tensor, device: str | None) -> gg.Tensor:
+def placed(values: gg.Tensor, generator: Any, device: str | None) -> gg.Tensor:
     """On the wanted device."""
+    if device is None and generator is None:
+        device = gg.get_default_device()
     return values if device is None else values.to(device=device)  # type: ignore[no-any-return]
 
 
@@ -84,7 +85,7 @@ def truncated_normal(
     values = normal(shape, generator=generator, dtype=dtype)
     while gg.any(outside := gg.abs(values) > bound):
         values = gg.where(outside, normal(shape, generator=generator, dtype=dtype), values)
-    return placed(values * std + mean, device)
+    return placed(values * std + mean, generator, device)
 
 
 def orthogonal(
@@ -100,7 +101,7 @@ def orthogonal(
     q, r = gg.linalg.qr(values.to(device="cpu", dtype=gg.float64))
     q = gain * q * gg.where(gg.linalg.diagonal(r) < 0, -1.0, 1.0)
     q = (q if rows >= columns else q.T).reshape(shape).to(dtype=values.dtype)
-    return placed(q, device or values.device)
+    return placed(q, generator, device or values.device)
 
 
 # --- scaled by the fan: variance gain^2 / fan ----------------------------------------------------------------

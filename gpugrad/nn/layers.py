@@ -1,6 +1,6 @@
 """Layers: modules with a shape to check, parameters or a mode. Weights start as `torch` starts them.
 
-generator, dtype, device: of the initial values (default generator, default float type, the generator's device).
+generator, dtype, device: of the initial values (see `init`).
 A ShapeError names the layer, the shape it got, the shape it expects and the user's line.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import gpugrad as gg
 from gpugrad.errors import DomainError, ShapeError, fail
-from gpugrad.nn import functional as F, init
+from gpugrad.nn import functional as F
+from gpugrad.nn import init
 from gpugrad.nn.module import Module, Sequential
 
 
@@ -239,7 +240,7 @@ class Dropout(Module):
 
     def forward(self, x: gg.Tensor) -> gg.Tensor:
         """x with elements dropped, or x in evaluation mode."""
-        return F.dropout(x, self.p, self.training, self.generator)
+        return F.dropout(x, self.p, self.training, self.generator)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """'p=0.5'."""
@@ -275,7 +276,7 @@ class BatchNorm(Module):
         """x normalised, of the same shape."""
         expected = " or ".join(layout.format(self.num_features) for layout in self.layouts.values())
         expect(self, x, x.ndim in self.layouts and x.shape[1] == self.num_features, expected)
-        return F.batch_norm(
+        return F.batch_norm(  # type: ignore[no-any-return]
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
 
@@ -317,7 +318,7 @@ class LayerNorm(Module):
         """x normalised, of the same shape."""
         shape = self.normalized_shape
         expect(self, x, x.shape[max(x.ndim - len(shape), 0) :] == shape, f"[..., {', '.join(map(str, shape))}]")
-        return F.layer_norm(x, shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x, shape, self.weight, self.bias, self.eps)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Shape and what is not the default."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gpugrad as gg
-from gpugrad.errors import DTypeError, DomainError, GpugradError, GraphError, describe, fail
+from gpugrad.errors import DomainError, DTypeError, GpugradError, GraphError, describe, fail
 from gpugrad.state import Handle
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Module:
         return ((dotted(path, name), t) for path, module in self._paths() for name, t in module._own(*kinds))
 
     def named_parameters(self) -> Iterator[tuple[str, gg.Tensor]]:
-        """(path, parameter) pairs of the tree in order of registration; a tied parameter comes once, frozen ones too."""
+        """(path, parameter) pairs of the tree; a tied parameter comes once, a frozen one as well."""
         return unique(self._tensors(PARAMETER))
 
     def parameters(self) -> Iterator[gg.Tensor]:

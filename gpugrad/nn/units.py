@@ -1,4 +1,4 @@
-"""The units of the lectures: `affine`, `relu`, `logistic`, `decay`, `add`, and the blocks `model` and `loss` made of them.
+"""The units of the lectures (affine, relu, logistic, decay, add) and the blocks made of them (model, loss).
 
 A unit is a function of tensors. `forward` runs any unit or block in the manner of the lectures: it returns the output
 together with its backward, a function from the gradient of the output to the gradients of the arguments.

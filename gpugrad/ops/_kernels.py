@@ -13,6 +13,11 @@ import numpy as np
 from gpugrad.kernel import kernel
 
 
+def real(dtype: Any) -> Any:
+    """The scalar type of a kernel's floating parameters, which are as wide as its sums."""
+    return np.float64 if dtype == np.float64 else np.float32
+
+
 def _scatter_rows(launch: Any, t: Any, ids: Any, rows: int, distinct: bool) -> Any:
     if not launch.takes(t):
         return NotImplemented
@@ -31,8 +36,7 @@ def _xent_operands(logits: Any, labels: Any, weight: Any, ignore_index: int, smo
     dtype = logits.dtype
     of = dtype if labels.ndim == 2 else labels.dtype if labels.dtype.name in ("int32", "int64") else np.dtype("int64")
     weight = None if weight is None else weight.astype(dtype, copy=False)
-    real = np.float64 if dtype == np.float64 else np.float32
-    sizes = (*map(np.int64, logits.shape), np.int64(ignore_index), real(smoothing))
+    sizes = (*map(np.int64, logits.shape), np.int64(ignore_index), real(dtype)(smoothing))
     return (dtype, of), labels.astype(of, copy=False), weight, sizes
 
 
@@ -56,7 +60,18 @@ def _softmax_xent_bwd(launch: Any, t: Any, logits: Any, labels: Any, weight: Any
     return out
 
 
+def _dropout(launch: Any, x: Any, counter: Any, key: tuple[int, int], p: float) -> Any:
+    if not launch.takes(x):
+        return NotImplemented
+    out, keys = launch.xp.empty(x.shape, x.dtype), map(np.uint64, key)
+    threshold, scale = np.uint64(round((1.0 - p) * 2**32)), x.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 0.0)
+    args = (out, x, counter, *keys, threshold, real(x.dtype)(scale), np.int64(x.size))
+    launch.run((x.dtype,), args, -(-x.size // 8))
+    return out
+
+
 relu_bwd = kernel("activation", "relu_bwd")
 scatter_rows = kernel("index", "scatter_rows", _scatter_rows)
 softmax_xent = kernel("loss", "softmax_xent", _softmax_xent)
 softmax_xent_bwd = kernel("loss", "softmax_xent_bwd", _softmax_xent_bwd)
+dropout = kernel("random", "dropout", _dropout)

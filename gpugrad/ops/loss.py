@@ -20,6 +20,7 @@ from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
 from gpugrad.ops import _kernels
 from gpugrad.ops.shape import operand
+from gpugrad.rules import Rule, add_up
 
 __all__ = ["bce_logits", "softmax_xent"]
 
@@ -38,7 +39,7 @@ def check_labels(labels: Any, classes: int, ignore_index: int) -> None:
             row = int(bad.argmax())
             raise fail(
                 RangeError, "softmax_xent",
-                f"label {int(labels[row])} in row {row}; expected 0 to {classes - 1}, or {ignore_index} to ignore the row",
+                f"label {int(labels[row])} in row {row}; expected 0 to {classes - 1}, or {ignore_index} to ignore it",
             )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class Rows:
             self.true = xp.where(self.ignored, 0, labels)
 
     def blocks(self, out: Any = None) -> Iterator[tuple[slice, Any, Any]]:
-        """(rows, logits, result), both (classes, rows); what is left in `result` goes to the rows of `out`, if given."""
+        """(rows, logits, result), both (classes, rows); what is left in `result` goes to the rows of a given `out`."""
         n, classes = self.logits.shape
         step = max(1, min(n, BLOCK // max(classes, 1)) if self.xp is np else n)
         narrow = self.xp is np and classes <= NARROW
@@ -127,8 +128,8 @@ def _xent_bwd(
         lse = _xent(xp, logits, labels, weight, ignore_index, smoothing)[1]
     grad = xp.empty_like(logits)
     near = lse.astype(r.dtype)
-    rest = xp.exp(near - lse)  # what rounding took from a float64 log-sum-exp, as a factor
     with np.errstate(invalid="ignore"):
+        rest = xp.exp(near - lse)  # what rounding took from a float64 log-sum-exp, as a factor
         for rows, x, z in r.blocks(grad):
             base, hit, total = r.target(rows)
             g = t[rows].astype(r.dtype, copy=False)
@@ -188,9 +189,10 @@ def d_weight(F: Any, t: Any, _out: Any, logits: Any, labels: Any, _weight: Any, 
 
 def xent_jvp(F: Any, ts: Any, out: Any, *inputs: Any, **a: Any) -> Any:
     """Rows are independent: the gradient of each, times the tangent."""
-    ones, rules = F.ones_like(out), (d_logits, d_labels, d_weight)
+    ones: Any = F.ones_like(out)
+    rules: tuple[Rule, ...] = (d_logits, d_labels, d_weight)
     moved = [rule(F, ones, out, *inputs, **a) * t for rule, t in zip(rules, ts) if t is not None]
-    return F.sum(sum(moved[1:], moved[0]), axis=(1,), keepdims=False)
+    return F.sum(add_up(moved), axis=(1,), keepdims=False)
 
 
 general(

@@ -225,7 +225,7 @@ def batch_norm_rule(
 
 
 def layer_norm_jvp(
-    F: Any, ts: Any, out: Any, x: Any, weight: Any, _bias: Any, _statistics: Any, *, axis: Axes, eps: float, centred: bool
+    F: Any, ts: Any, out: Any, x: Any, weight: Any, _bias: Any, _aux: Any, *, axis: Axes, eps: float, centred: bool
 ) -> Any:
     """The tangent of w xhat + b."""
     v, t_weight, t_bias = ts
@@ -309,7 +309,10 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
 
 
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
-    """Layer normalisation of each group of channels: x (N, C, ...) with C a multiple of num_groups; weight, bias (C,)."""
+    """Layer normalisation of each of num_groups groups of channels: x (N, C, ...); weight, bias (C,).
+
+    Raises ShapeError for other shapes, or where the channels do not divide into the groups.
+    """
     x = floats("group_norm", x, 2)
     n, c, *rest = x.shape
     if num_groups < 1 or c % num_groups:

@@ -1,4 +1,4 @@
-"""NVRTC through ctypes, from the wheels nvidia-cuda-nvrtc-cu12 (or -nvrtc) and nvidia-cuda-runtime-cu12: no GPU, no CuPy."""
+"""NVRTC through ctypes, from the wheels that MISSING names (or those of CUDA 13): no GPU, no CuPy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def toolkit() -> Toolkit | None:
 
 
 def compile_text(text: str, names: list[str], arch: str, options: tuple[str, ...] = ()) -> tuple[bytes, str]:
-    """The cubin (arch 'sm_90') or PTX ('compute_90') of these instances, and the log. Raises RuntimeError with the log."""
+    """The cubin (arch 'sm_90') or PTX ('compute_90') of the instances, and the log. A RuntimeError carries the log."""
     kit = toolkit()
     assert kit is not None, MISSING
     lib, program = kit.library, ctypes.c_void_p()

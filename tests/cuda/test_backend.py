@@ -1,4 +1,4 @@
-"""The backend without a GPU: refusals with a remedy, how an op is implemented, and what a launch hands to the driver."""
+"""The backend without a GPU: refusals with a remedy, how an op is implemented, what a launch hands to the driver."""
 
 from __future__ import annotations
 
@@ -304,19 +304,18 @@ def test_null_pointers_and_python_numbers(backend, recorder):
 
 
 @pytest.mark.parametrize(
-    "rows, columns, itemsize, grid, block",
+    "rows, columns, grid, block",
     [
-        (1, None, 4, (1,), (256,)),
-        (1024, None, 4, (1,), (256,)),
-        (1025, None, 4, (2,), (256,)),
-        (1025, None, 2, (1,), (256,)),
-        (10**9, None, 4, (128,), (256,)),
-        (1, 10, 4, (1,), (32, 8)),
-        (17, 1024, 4, (3,), (32, 8)),
-        (17, 1025, 4, (17,), (256,)),
-        (17, 10_000, 4, (17,), (512,)),
-        (70_000, 50_257, 4, (70_000,), (1024,)),
+        (1, None, (1,), (256,)),
+        (256, None, (1,), (256,)),
+        (257, None, (2,), (256,)),
+        (10**9, None, (128,), (256,)),
+        (1, 10, (1,), (32, 8)),
+        (17, 1024, (3,), (32, 8)),
+        (17, 1025, (17,), (256,)),
+        (17, 10_000, (17,), (512,)),
+        (70_000, 50_257, (70_000,), (1024,)),
     ],
 )
-def test_launch_shapes(rows, columns, itemsize, grid, block):
-    assert cuda.launch_shape(rows, columns, itemsize, processors=4) == (grid, block)
+def test_launch_shapes(rows, columns, grid, block):
+    assert cuda.launch_shape(rows, columns, processors=4) == (grid, block)

@@ -1,4 +1,4 @@
-"""Every kernel compiles for every dtype and architecture with the options the backend gives, without spilling registers."""
+"""Every kernel compiles for every dtype and architecture with the backend's options, without spilling registers."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ LAYERS = {
     "Residual()": (lambda: nn.Residual(nn.Linear(3, 3, generator=gen()), nn.Tanh()), lambda: [apart(4, 3)]),
     "Dropout(p=0.3)": (lambda: nn.Dropout(0.3).eval(), lambda: [apart(3, 4)]),
     "BatchNorm1d(3)": (lambda: nn.BatchNorm1d(3), lambda: [apart(5, 3)]),
-    "BatchNorm1d(3, eps=0.1, momentum=0.5)": (lambda: nn.BatchNorm1d(3, eps=0.1, momentum=0.5), lambda: [apart(4, 3, 2)]),
+    "BatchNorm1d(3, eps=0.1, momentum=0.5)": (lambda: nn.BatchNorm1d(3, 0.1, 0.5), lambda: [apart(4, 3, 2)]),
     "BatchNorm2d(3)": (lambda: nn.BatchNorm2d(3).eval(), lambda: [apart(2, 3, 2, 2)]),
     "BatchNorm2d(2, affine=False)": (lambda: nn.BatchNorm2d(2, affine=False), lambda: [apart(3, 2, 2, 2)]),
     "LayerNorm(4)": (lambda: nn.LayerNorm(4), lambda: [apart(3, 4)]),
@@ -204,7 +204,7 @@ def test_bilinear_names_the_input():
     ],
 )  # fmt: skip
 def test_settings_out_of_range(make):
-    with pytest.raises(DomainError, match="expected|divide"):
+    with pytest.raises(DomainError, match=r"expected|divide"):
         make()
 
 

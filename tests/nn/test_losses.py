@@ -243,15 +243,6 @@ def test_numbers_of_the_lectures():
     np.testing.assert_allclose(out.numpy(), [2.9, 0.0, 12.9], atol=1e-12)
 
 
-def test_checked_mode_is_for_the_block_only(monkeypatch):
-    monkeypatch.setattr(gg.Tensor, "device", "cuda:0")  # as if on a GPU, where reading would wait
-    bad = lambda: losses.binary_cross_entropy(gg.tensor([0.5]), gg.tensor([3.0]))
-    assert bad().shape == ()
-    with pytest.raises(DomainError, match="target is 3.0"), losses.checked():
-        bad()
-    assert bad().shape == ()
-
-
 # --- the torch names ----------------------------------------------------------------------------------------
 
 
@@ -356,3 +347,15 @@ def test_torch_names_are_the_same_functions():
     }  # fmt: skip
     for name, short in pairs.items():
         assert getattr(F, name) is losses.TABLE[short]
+
+
+def test_rows_may_have_any_leading_axes():
+    p, t, y = rows.reshape(2, 3, C), soft.reshape(2, 3, C), labels.reshape(2, 3)
+    for name in ("cce", "cce_logits", "kl", "sce", "sce_logits"):
+        flat, deep = (y.reshape(-1), y) if name.startswith("sce") else (soft, t)
+        out = losses.TABLE[name](gg.tensor(p), gg.tensor(deep), reduction="none")
+        want = losses.TABLE[name](gg.tensor(rows), gg.tensor(flat), reduction="none")
+        np.testing.assert_array_equal(out.numpy(), want.numpy().reshape(2, 3))
+        one = losses.TABLE[name](gg.tensor(rows[0]), gg.tensor(flat[0]), reduction="none")
+        assert one.shape == ()
+        np.testing.assert_array_equal(one.numpy(), want.numpy()[0])

@@ -10,7 +10,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import nn
-from gpugrad.errors import DomainError, DTypeError, GraphError
+from gpugrad.errors import DomainError, DTypeError, GraphError, ShapeError
 
 
 class Net(nn.Module):
@@ -191,10 +191,12 @@ def test_to_casts_floats_in_place_and_keeps_gradients_and_integers():
 def test_modes_and_the_context_that_restores_them():
     net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.5)))
     net[1].eval()
-    with pytest.raises(KeyError), net.evaluating() as same:
+    with net.evaluating() as same:
         assert same is net
         assert not any(m.training for m in net.modules())
-        raise KeyError
+    assert [m.training for m in net.modules()] == [True, True, False, False]
+    with pytest.raises(ShapeError), net.evaluating():
+        net(gg.ones((1, 3)))
     assert [m.training for m in net.modules()] == [True, True, False, False]
     assert net.train() is net
     assert all(m.training for m in net.modules())
