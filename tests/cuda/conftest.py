@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from gpugrad.backends import cuda
@@ -14,9 +16,9 @@ def backend(request):
         if reason:
             pytest.skip(reason.partition("\n")[0])
         return cuda.load()
-    from gpugrad.testing import fake_cupy
-    from gpugrad.testing.emulator import compiler
+    from gpugrad.testing import emulator, fake_cupy
 
-    if compiler() is None:
+    if emulator.compiler() is None:
         pytest.skip("the emulator needs a C++ compiler")
+    emulator.FLAGS = (*emulator.FLAGS, *os.environ.get("GPUGRAD_TEST_FLAGS", "").split())  # of test_sanitizers.py
     return cuda.load(fake_cupy)

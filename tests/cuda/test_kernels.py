@@ -184,6 +184,18 @@ def test_xent_of_infinities_and_nan(backend, classes, smoothing):
         np.testing.assert_allclose(backward.run(t, logits, y, None, lse, **options), slope, rtol=2e-6, atol=2e-6)
 
 
+def test_xent_of_impossible_classes_without_weight(backend):
+    """A class that the target leaves out may have logit -inf, whether by soft label or by class weight."""
+    logits = np.array([[1, 2, -np.inf], [-np.inf, 0, 1]], "float32")
+    soft, weight = np.array([[0.25, 0.75, 0], [0, 0.5, 0.5]], "float32"), np.array([0, 1, 1], "float32")
+    options = {"ignore_index": -100, "smoothing": 0.0}
+    for y, w in ((soft, None), (np.array([0, 0]), weight), (soft, weight)):
+        forward = Pair(backend, "softmax_xent")
+        loss, _ = forward.run(logits, y, w, **options)
+        assert np.isfinite(loss).all()
+        np.testing.assert_allclose(loss, forward.twin(logits, y, w, **options)[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_label_out_of_range_spoils_its_row_alone(backend, smoothing):
     logits, y = rng.normal(size=(4, 6)).astype("float32"), np.array([0, 6, -1, 2**40])

@@ -218,7 +218,9 @@ def test_forwards_serve_another_array_module():
     np.testing.assert_array_equal(conv._max_pool2d(fake_cupy, device(x), ceil_mode=False, **p).get(), m)
     for function in (conv._max_pool2d_bwd, conv._max_pool2d_pick):
         t = m if function is conv._max_pool2d_bwd else x
-        np.testing.assert_array_equal(function(fake_cupy, device(t), device(x), device(m), **p).get(), function(np, t, x, m, **p))
+        np.testing.assert_array_equal(
+            function(fake_cupy, device(t), device(x), device(m), **p).get(), function(np, t, x, m, **p)
+        )
     del p["dilation"]
     mean = conv._avg_pool2d(np, x, **p)
     np.testing.assert_array_equal(conv._avg_pool2d(fake_cupy, device(x), **p).get(), mean)

@@ -281,5 +281,7 @@ def test_binary_cross_entropy_is_finite_up_to_1e4(dtype):
         cost = bce_logits(leaf, y)
         cost.sum().backward()
         assert cost.dtype == dtype
-        np.testing.assert_allclose(cost.numpy(), np.maximum((1 - 2 * y) * x, 0) + (x == 0) * np.log(2), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            cost.numpy(), np.maximum((1 - 2 * y) * x, 0) + (x == 0) * np.log(2), rtol=1e-6, atol=1e-6
+        )
         np.testing.assert_allclose(leaf.grad.numpy(), (x > 0) + 0.5 * (x == 0) - y, atol=1e-6)

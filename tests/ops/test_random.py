@@ -45,12 +45,16 @@ def test_another_array_module_draws_the_same_bits(key):
     for dtype in ("float16", "float32", "float64"):
         for low, high in ((0.0, 1.0), (-3.0, 5.0)):
             a = {"key": key, "shape": (3, 7), "low": low, "high": high, "dtype": dtype}
-            np.testing.assert_array_equal(random.draw_uniform(fake_cupy, there, **a).get(), random.draw_uniform(np, at, **a))
+            np.testing.assert_array_equal(
+                random.draw_uniform(fake_cupy, there, **a).get(), random.draw_uniform(np, at, **a)
+            )
     a = {"key": key, "shape": (40,), "low": -9, "high": 100}
     np.testing.assert_array_equal(random.draw_integers(fake_cupy, there, **a).get(), random.draw_integers(np, at, **a))
     for p in (0.0, 0.3, 1.0):
         a = {"key": key, "shape": (5, 5), "p": p}
-        np.testing.assert_array_equal(random.draw_bernoulli(fake_cupy, there, **a).get(), random.draw_bernoulli(np, at, **a))
+        np.testing.assert_array_equal(
+            random.draw_bernoulli(fake_cupy, there, **a).get(), random.draw_bernoulli(np, at, **a)
+        )
     got = random.draw_permutation(fake_cupy, there, key=key, n=50).get()
     np.testing.assert_array_equal(got, random.draw_permutation(np, at, key=key, n=50))
     x = np.ones((6, 5), "float32")
