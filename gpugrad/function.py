@@ -116,7 +116,7 @@ class Rule:
 
 def tensor(x: Any) -> Tensor:
     """A saved value as a Tensor: raw arrays (and NumPy scalars, their 0-d results) are wrapped as constants."""
-    return x if type(x) is Tensor else Tensor(np.asarray(x) if isinstance(x, np.generic) else x)
+    return x if type(x) is Tensor else Tensor(np.asarray(x) if isinstance(x, (float, np.generic)) else x)
 
 
 class Function:
@@ -234,7 +234,7 @@ def moved(x: Tensor, nudge: Callable[[Any], Any], rng: np.random.Generator) -> T
     """x in float64, each element moved by up to a thousandth of its size."""
     a = x.numpy().astype(np.float64)
     r = rng.choice([-1.0, 1.0], a.shape) * rng.uniform(0.5, 1.0, a.shape)
-    return Tensor(a + 1e-3 * np.maximum(1.0, np.abs(a)) * nudge(r)).to(device=x.device)  # type: ignore[no-any-return]
+    return tensor(a + 1e-3 * np.maximum(1.0, np.abs(a)) * nudge(r)).to(device=x.device)  # type: ignore[no-any-return]
 
 
 def disagreement(
@@ -249,13 +249,13 @@ def disagreement(
     size = weigh(weights, outs, np.abs)
 
     with no_grad():
-        given = [None if w is None else Tensor(w).to(device=o.device) for w, o in zip(weights, outs)]
+        given = [None if w is None else tensor(w).to(device=o.device) for w, o in zip(weights, outs)]
         grads = pull(cls, ctx._unpack(cls.__name__, out, tuple(rest), False), given)
         for i in (i for i, need in enumerate(needs) if need):
             x, g = args[i], grads[i]
             base = x.numpy()
             v = rng.normal(size=x.shape) * np.maximum(1.0, np.abs(base))
-            along = Tensor(v).to(device=x.device)
+            along = tensor(v).to(device=x.device)
             parts = v * (0.0 if g is None else tensor(fit(raw(g.data), g.data, x, i)).numpy())
             rules = {"backward": float(parts.sum())}
             if cls.jvp is not None:
@@ -264,7 +264,7 @@ def disagreement(
                 rules["jvp"] = weigh(weights, pushed if isinstance(pushed, (tuple, list)) else (pushed,))
             slopes = []
             for h in STEPS:
-                ends = [push(cls, needs, [*args[:i], Tensor(x.data + s * h * along.data), *args[i + 1 :]], kwargs)[1]
+                ends = [push(cls, needs, [*args[:i], tensor(x.data + s * h * along.data), *args[i + 1 :]], kwargs)[1]
                         for s in (1, -1)]  # fmt: skip
                 slopes.append((weigh(weights, ends[0]) - weigh(weights, ends[1])) / (2 * h))
             for name, got in rules.items():
