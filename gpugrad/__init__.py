@@ -66,8 +66,8 @@ __all__ = [
     "enable_grad", "errors",
     "float16", "float32", "float64", "get_default_dtype", "grad", "gradcheck", "gradgradcheck", "gradients", "inf",
     "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "losses", "matmul", "nan",
-    "newaxis", "nn", "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8", "uint16",
-    "uint32", "uint64", "value_and_grad", "vecdot",
+    "newaxis", "nn", "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8",
+    "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
 ]  # fmt: skip
 __all__ += _activation.__all__
 __all__ += _creation.__all__

@@ -87,6 +87,7 @@ def chances(xp: Any, counter: Any, key: Key, n: int, p: float) -> Any:
 
 
 def draw_uniform(xp: Any, counter: Any, key: Key, shape: Any, low: float, high: float, dtype: Any) -> Any:
+    """Uniform floats of `shape` in [low, high), as many bits as the dtype's significand has."""
     n, dtype = math.prod(shape), np.dtype(dtype)
     digits = np.finfo(dtype).nmant + 1
     if digits > 32:
@@ -101,23 +102,28 @@ def draw_uniform(xp: Any, counter: Any, key: Key, shape: Any, low: float, high: 
 
 
 def draw_integers(xp: Any, counter: Any, key: Key, shape: Any, low: int, high: int) -> Any:
+    """Integers of `shape` in [low, high): the high half of word times range."""
     return high_product(high - low, words(xp, counter, key, math.prod(shape))).astype("int64").reshape(shape) + low
 
 
 def draw_bernoulli(xp: Any, counter: Any, key: Key, shape: Any, p: float) -> Any:
+    """Booleans of `shape`, each true with probability p."""
     return chances(xp, counter, key, math.prod(shape), p).reshape(shape)
 
 
 def draw_permutation(xp: Any, counter: Any, key: Key, n: int) -> Any:
+    """A permutation of n: the ranks of n words."""
     return xp.argsort(words(xp, counter, key, n), kind="stable")
 
 
 def mask(xp: Any, x: Any, counter: Any, key: Key, p: float) -> Any:
+    """x with a share p of its elements at 0 and the others scaled by 1 / (1 - p)."""
     keep = chances(xp, counter, key, x.size, 1.0 - p).reshape(x.shape)
     return x * (keep * x.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 0.0))
 
 
 def move_on(xp: Any, counter: Any, blocks: int) -> None:
+    """Advance a counter by a number of blocks, in place."""
     counter += np.uint64(blocks)
 
 
