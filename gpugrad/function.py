@@ -125,7 +125,7 @@ class Function:
     forward(ctx, *args, **kwargs): the values, from tensors without history; one Tensor or a tuple of them. Tensors to
     differentiate go by position. backward(ctx, *cotangents): one gradient per positional argument (None for none),
     written with Tensor operations, so that it can be differentiated in turn. jvp(ctx, *tangents): optional, one tangent
-    per output. check: at the first recorded call compare backward (and jvp) with numeric derivatives in float64; a
+    per output. check: at the first recorded call (for each set of differentiated arguments) compare backward (and jvp) with numeric derivatives in float64; a
     wrong rule raises GradientError. Switch it off for forwards that are random, float32 only or intentionally not
     the function that backward differentiates.
     """
@@ -135,11 +135,11 @@ class Function:
     backward: ClassVar[Callable[..., Any]]
     jvp: ClassVar[Callable[..., Any] | None] = None
     _rules: ClassVar[dict[int, Rule]]
-    _checked: ClassVar[bool]
+    _checked: ClassVar[set[tuple[bool, ...]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._rules, cls._checked = {}, False
+        cls._rules, cls._checked = {}, set()
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
@@ -155,9 +155,9 @@ class Function:
         if not live:
             result = [Tensor(o.data) for o in outs]
             return tuple(result) if several else result[0]
-        if cls.check and not cls._checked:
+        if cls.check and needs not in cls._checked:
             verify(cls, needs, inner, kwargs)
-            cls._checked = True
+            cls._checked.add(needs)
         rule = cls._rules.get(len(outs)) or cls._rules.setdefault(len(outs), Rule(cls, len(outs)))
         saved = ctx._pack(inner, outs)
         smooth = [spec is not None for spec in ctx._outputs]

@@ -252,8 +252,7 @@ def test_wrong_jvp_and_missing_gradient_are_caught():
             return t * ctx.saved_tensors[0], None
 
     Forgotten.apply(leaf([1.0]), gg.tensor([2.0]))
-    Forgotten._checked = False
-    with pytest.raises(GradientError, match="wrong for input 1: .* gives 0, expected"):
+    with pytest.raises(GradientError, match=r"wrong for input 1: .* gives 0, expected"):
         Forgotten.apply(leaf([1.0]), leaf([2.0]))
 
 
@@ -315,7 +314,7 @@ def test_malformed_backward():
     assert f"{__file__}:" in str(info.value)
     with pytest.raises(ShapeError, match=r"the rule for input 1 gave shape \(3,\), expected \(2,\)"):
         op(lambda t: (t, gg.zeros(3))).backward()
-    with pytest.raises(DTypeError, match="backward returned 1.0 for input 0, expected a Tensor or None"):
+    with pytest.raises(DTypeError, match=r"backward returned 1\.0 for input 0, expected a Tensor or None"):
         op(lambda t: (1.0, t)).backward()
 
 

@@ -87,11 +87,14 @@ def test_no_host_read_in_ops_tape_and_optimisers(path):
         }:
             scope.body = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "item":
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        item = isinstance(called, ast.Attribute) and called.attr == "item"
+        number = isinstance(called, ast.Name) and called.id in ("float", "bool", "int")
+        of_data = any(isinstance(n, ast.Attribute) and n.attr == "data" for a in node.args for n in ast.walk(a))
+        if item or (number and of_data):
             reads.append(ast.unparse(node))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("float", "bool", "int"):
-            if any(isinstance(n, ast.Attribute) and n.attr == "data" for a in node.args for n in ast.walk(a)):
-                reads.append(ast.unparse(node))
     assert not reads
 
 

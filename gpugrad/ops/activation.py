@@ -27,7 +27,7 @@ relu = elementwise("relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x:
 relu_bwd = elementwise("relu_bwd", lambda xp, t, out: select(xp, out <= 0, 0, t), lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd, doc="t where relu's output is above 0 (or NaN), else 0.")  # fmt: skip
 _leaky_relu = elementwise(
     "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, x * negative_slope),
-    lambda F, t, _out, x, negative_slope: F.where(x > 0, t, t * negative_slope), attrs=True,
+    lambda F, t, _out, x, negative_slope: F.where(x > 0, t, t * negative_slope), attrs=True, floating=True,
 )  # fmt: skip
 
 

@@ -231,7 +231,10 @@ def test_unary_special_values_are_numpys(name, dtype):
 def test_binary_special_values_are_numpys(name, dtype):
     x = SPECIAL.astype(dtype)
     with np.errstate(all="ignore"):
-        got, want = getattr(gg, name)(gg.Tensor(x[:, None]), gg.Tensor(x)).data, getattr(np, BINARY[name])(x[:, None], x)
+        got, want = (
+            getattr(gg, name)(gg.Tensor(x[:, None]), gg.Tensor(x)).data,
+            getattr(np, BINARY[name])(x[:, None], x),
+        )
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(got, want)
 
@@ -285,7 +288,13 @@ def test_float32_stays_float32():
     x = leaf([1.0, 2.0], "float32")
     ints = gg.Tensor(np.array([1, 2]))
     y = x * np.float64(2) + ints
-    assert y.dtype == (ints * x).dtype == gg.where(ints > 1, x, ints).dtype == gg.where(ints > 1, x, 0.5).dtype == np.float32
+    assert (
+        y.dtype
+        == (ints * x).dtype
+        == gg.where(ints > 1, x, ints).dtype
+        == gg.where(ints > 1, x, 0.5).dtype
+        == np.float32
+    )
     y.sum().backward()
     assert x.grad.dtype == np.float32
     assert (x + gg.Tensor(np.ones(2))).dtype == np.float64
@@ -294,7 +303,9 @@ def test_float32_stays_float32():
 
 def test_integers_become_the_default_float():
     ints = gg.Tensor(np.array([1, 2, 3]))
-    for name in sorted(set(UNARY) - {"abs", "negative", "positive", "square", "sign", "signbit", "real", "imag", "conj"}):
+    for name in sorted(
+        set(UNARY) - {"abs", "negative", "positive", "square", "sign", "signbit", "real", "imag", "conj"}
+    ):
         if name in ("floor", "ceil", "trunc", "round", "nan_to_num"):
             assert getattr(gg, name)(ints).dtype == np.int64, name
         elif not name.startswith(("is", "logical")):
@@ -317,7 +328,9 @@ def test_where_of_scalars():
 
 def test_errors_name_the_function_the_operands_and_the_line():
     x, y = gg.Tensor(np.ones((2, 3))), gg.Tensor(np.ones(4))
-    with pytest.raises(gg.errors.ShapeError, match=r"(?s)\[multiply\].*float64\[2, 3\].*float64\[4\].*test_elementwise.py"):
+    with pytest.raises(
+        gg.errors.ShapeError, match=r"(?s)\[multiply\].*float64\[2, 3\].*float64\[4\].*test_elementwise.py"
+    ):
         x * y
     with pytest.raises(gg.errors.DTypeError, match=r"\[exp\] list is not an array"):
         gg.exp([1.0])
