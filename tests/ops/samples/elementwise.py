@@ -70,7 +70,10 @@ SAMPLES = {
     "erf": [S(normal(3, 4)), S(uniform(-3, 3, 12))],
     "erfc": [S(normal(3, 4)), S(uniform(-3, 5, 12))],
     # choice
-    "where": [S(flags, normal(3, 4), normal(4)), S(flags[0], normal(3, 4), normal()), S(ints(0, 2, 3), normal(3), normal(3))],
+    "where": [
+        S(flags, normal(3, 4), normal(4)), S(flags[0], normal(3, 4), normal()),
+        S(ints(0, 2, 3), normal(3), normal(3)),
+    ],
     "maximum": [S(distinct(3, 4), distinct(4) + 0.05)],
     "minimum": [S(distinct(3, 4), distinct(4) + 0.05)],
     "fmax": [S(distinct(3, 4), distinct(4) + 0.05)],
@@ -79,7 +82,10 @@ SAMPLES = {
     "minimum_bound": [S(distinct(3, 4), distinct(4) + 0.05)],
     "fmax_bound": [S(distinct(3, 4), distinct(4) + 0.05)],
     "fmin_bound": [S(distinct(3, 4), distinct(4) + 0.05)],
-    "clip": [S(away(3, 4, points=(-0.5, 0.7)), np.array(-0.5), np.array(0.7)), S(away(5, points=(0.5,)), None, np.full(5, 0.5)), S(normal(3), None, None)],
+    "clip": [
+        S(away(3, 4, points=(-0.5, 0.7)), np.array(-0.5), np.array(0.7)),
+        S(away(5, points=(0.5,)), None, np.full(5, 0.5)), S(normal(3), None, None),
+    ],
     "heaviside": [S(away(3, 4), normal(4))],
     "nan_to_num": [S(normal(3), nan=0.0, posinf=None, neginf=None)],
     # comparison, logic, bits, complex

@@ -1,0 +1,73 @@
+"""Budgets that fail the build when they are exceeded; bench/budget.json holds the numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BUDGET = json.loads((ROOT / "bench" / "budget.json").read_text())
+
+
+def overhead():
+    spec = importlib.util.spec_from_file_location("overhead", ROOT / "bench" / "overhead.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BENCH = overhead()
+
+
+@pytest.mark.parametrize("name", BENCH.OPERATIONS)
+def test_frames_of_a_recorded_elementwise_op(name):
+    assert 1 <= BENCH.forward_frames(BENCH.OPERATIONS[name]) <= BUDGET["forward"]
+
+
+@pytest.mark.parametrize("name", BENCH.OPERATIONS)
+def test_frames_of_a_backward_op(name):
+    assert 0 <= BENCH.backward_frames(BENCH.OPERATIONS[name]) <= BUDGET["backward"]
+
+
+def test_the_counter_counts():
+    def inner():
+        return 1
+
+    assert BENCH.frames(lambda: (inner(), inner())) == 2
+
+
+def test_core_lines():
+    lines = {n: (ROOT / "gpugrad" / n).read_text().count("\n") for n in ("tensor.py", "op.py", "tape.py")}
+    assert sum(lines.values()) <= BUDGET["core_lines"], lines
+
+
+def test_import_brings_nothing_but_numpy():
+    code = (
+        "import sys, numpy; before = set(sys.modules); import gpugrad; "
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before}; "
+        "print(sorted(m for m in new if m not in sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "['gpugrad']"
+
+
+def test_import_time_over_numpy():
+    code = "import time, numpy; t = time.perf_counter(); import gpugrad; print(time.perf_counter() - t)"
+
+    def once() -> float:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        return float(done.stdout) * 1e3
+
+    once()  # compiles the .pyc files
+    best = []
+    for _ in range(4):  # a busy machine gets more tries, not a looser bound
+        best.append(statistics.median(once() for _ in range(5)))
+        if min(best) < BUDGET["import_ms_over_numpy"]:
+            return
+    pytest.fail(f"import takes {min(best):.0f} ms over NumPy, budget {BUDGET['import_ms_over_numpy']}")
