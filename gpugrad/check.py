@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpugrad.errors import GpugradError, ShapeError, describe, fail
-from gpugrad.state import enable_grad, no_grad
 from gpugrad.rules import add_up
+from gpugrad.state import enable_grad, no_grad
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import gradients
 
@@ -91,7 +91,8 @@ def gradcheck(
             raise fail(
                 GradientError,
                 "gradcheck",
-                f"input {i} at {list(at)}: rule gives {got[at]!r}, numeric {want[at]!r} ({int(bad.sum())} of {bad.size} elements differ)",
+                f"input {i} at {list(at)}: rule gives {got[at]!r}, numeric {want[at]!r} "
+                f"({int(bad.sum())} of {bad.size} elements differ)",
             )
     return True
 

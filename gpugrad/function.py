@@ -125,9 +125,9 @@ class Function:
     forward(ctx, *args, **kwargs): the values, from tensors without history; one Tensor or a tuple of them. Tensors to
     differentiate go by position. backward(ctx, *cotangents): one gradient per positional argument (None for none),
     written with Tensor operations, so that it can be differentiated in turn. jvp(ctx, *tangents): optional, one tangent
-    per output. check: at the first recorded call (for each set of differentiated arguments) compare backward (and jvp) with numeric derivatives in float64; a
-    wrong rule raises GradientError. Switch it off for forwards that are random, float32 only or intentionally not
-    the function that backward differentiates.
+    per output. check: at the first recorded call, for each set of differentiated arguments, compare backward (and jvp)
+    with numeric derivatives in float64; a wrong rule raises GradientError. Switch it off for forwards that are random,
+    float32 only or intentionally not the function that backward differentiates.
     """
 
     check: ClassVar[bool] = True

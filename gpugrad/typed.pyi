@@ -6,7 +6,6 @@ from typing import Any
 
 from gpugrad.tensor import Tensor
 
-
 class Operators:
     """What Tensor inherits in the eyes of a type checker."""
 

@@ -23,8 +23,14 @@ __all__ = [
 
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
-relu = elementwise("relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), doc="max(x, 0); slope 0 at 0.")  # fmt: skip
-relu_bwd = elementwise("relu_bwd", lambda xp, t, out: xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t), lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd, doc="t where relu's output is above 0 (or NaN), else 0.")  # fmt: skip
+relu = elementwise(
+    "relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), doc="max(x, 0); slope 0 at 0.",
+)  # fmt: skip
+relu_bwd = elementwise(
+    "relu_bwd", lambda xp, t, out: xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t),
+    lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd,
+    doc="t where relu's output is above 0 (or NaN), else 0.",
+)  # fmt: skip
 _leaky_relu = elementwise(
     "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, x * negative_slope),
     lambda F, t, _out, x, negative_slope: F.where(x > 0, t, t * negative_slope), attrs=True, floating=True,
@@ -83,11 +89,23 @@ def softplus_forward(xp: Any, x: Any, beta: float = 1.0) -> Any:
     return out if beta == 1 else out / beta
 
 
-sigmoid = elementwise("sigmoid", sigmoid_forward, lambda F, t, out, _x: t * (out * (1 - out)), floating=True, doc="1 / (1 + exp(-x)).")  # fmt: skip
-log_sigmoid = elementwise("log_sigmoid", lambda xp, x: -softplus_forward(xp, -x), lambda F, t, _out, x: t * F.sigmoid(-x), floating=True, doc="log(sigmoid(x)) without overflow.")  # fmt: skip
-_softplus = elementwise("softplus", softplus_forward, lambda F, t, _out, x, beta: t * F.sigmoid(beta * x), attrs=True, floating=True)  # fmt: skip
-softsign = elementwise("softsign", lambda xp, x: x / (1 + xp.abs(x)), lambda F, t, _out, x: t / F.square(1 + F.abs(x)), floating=True, doc="x / (1 + |x|).")  # fmt: skip
-_logit = elementwise("logit", lambda xp, x: xp.log(x) - xp.log1p(-x), lambda F, t, _out, x: F.quotient(t, x * (1 - x)), floating=True)  # fmt: skip
+sigmoid = elementwise(
+    "sigmoid", sigmoid_forward, lambda F, t, out, _x: t * (out * (1 - out)), floating=True, doc="1 / (1 + exp(-x)).",
+)  # fmt: skip
+log_sigmoid = elementwise(
+    "log_sigmoid", lambda xp, x: -softplus_forward(xp, -x), lambda F, t, _out, x: t * F.sigmoid(-x), floating=True,
+    doc="log(sigmoid(x)) without overflow.",
+)  # fmt: skip
+_softplus = elementwise(
+    "softplus", softplus_forward, lambda F, t, _out, x, beta: t * F.sigmoid(beta * x), attrs=True, floating=True,
+)  # fmt: skip
+softsign = elementwise(
+    "softsign", lambda xp, x: x / (1 + xp.abs(x)), lambda F, t, _out, x: t / F.square(1 + F.abs(x)), floating=True,
+    doc="x / (1 + |x|).",
+)  # fmt: skip
+_logit = elementwise(
+    "logit", lambda xp, x: xp.log(x) - xp.log1p(-x), lambda F, t, _out, x: F.quotient(t, x * (1 - x)), floating=True,
+)  # fmt: skip
 
 
 def softplus(x: Any, beta: float = 1.0) -> Any:
@@ -137,7 +155,10 @@ def gelu_curvature(F: Any, x: Any, approximate: str) -> Any:
     return F.exp(-0.5 * x * x) * ((2 - x * x) * (0.5 * K))
 
 
-_gelu = elementwise("gelu", gelu_forward, lambda F, t, _out, x, approximate: F.gelu_bwd(t, x, approximate=approximate), attrs=True, floating=True)  # fmt: skip
+_gelu = elementwise(
+    "gelu", gelu_forward, lambda F, t, _out, x, approximate: F.gelu_bwd(t, x, approximate=approximate), attrs=True,
+    floating=True,
+)  # fmt: skip
 gelu_bwd = elementwise(
     "gelu_bwd", lambda xp, t, x, approximate: t * gelu_slope(xp, x, approximate),
     lambda F, u, _out, _t, x, approximate: F.gelu_bwd(u, x, approximate=approximate),
@@ -158,9 +179,14 @@ def mish_dx(F: Any, t: Any, _out: Any, x: Any) -> Any:
     return t * (w + x * (1 - w * w) * F.sigmoid(x))
 
 
-silu = elementwise("silu", lambda xp, x: x * sigmoid_forward(xp, x), silu_dx, floating=True, doc="x sigmoid(x), also called swish.")  # fmt: skip
+silu = elementwise(
+    "silu", lambda xp, x: x * sigmoid_forward(xp, x), silu_dx, floating=True, doc="x sigmoid(x), also called swish.",
+)  # fmt: skip
 swish = silu
-mish = elementwise("mish", lambda xp, x: x * xp.tanh(softplus_forward(xp, x)), mish_dx, floating=True, doc="x tanh(softplus(x)) (Misra 2019).")  # fmt: skip
+mish = elementwise(
+    "mish", lambda xp, x: x * xp.tanh(softplus_forward(xp, x)), mish_dx, floating=True,
+    doc="x tanh(softplus(x)) (Misra 2019).",
+)  # fmt: skip
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
@@ -175,9 +201,19 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
 # --- piecewise linear ---------------------------------------------------------------------------------------
 
-hardsigmoid = elementwise("hardsigmoid", lambda xp, x: xp.clip(x / 6 + 0.5, 0, 1), lambda F, t, _out, x: F.where(F.abs(x) >= 3, 0, t * (1 / 6)), floating=True, doc="x / 6 + 1/2 clipped to [0, 1].")  # fmt: skip
-hardswish = elementwise("hardswish", lambda xp, x: x * xp.clip(x / 6 + 0.5, 0, 1), lambda F, t, _out, x: F.where(x <= -3, 0, F.where(x >= 3, t, t * (x / 3 + 0.5))), floating=True, doc="x hardsigmoid(x).")  # fmt: skip
-tanhshrink = elementwise("tanhshrink", lambda xp, x: x - xp.tanh(x), lambda F, t, _out, x: t * F.square(F.tanh(x)), floating=True, doc="x - tanh(x).")  # fmt: skip
+hardsigmoid = elementwise(
+    "hardsigmoid", lambda xp, x: xp.clip(x / 6 + 0.5, 0, 1),
+    lambda F, t, _out, x: F.where(F.abs(x) >= 3, 0, t * (1 / 6)), floating=True, doc="x / 6 + 1/2 clipped to [0, 1].",
+)  # fmt: skip
+hardswish = elementwise(
+    "hardswish", lambda xp, x: x * xp.clip(x / 6 + 0.5, 0, 1),
+    lambda F, t, _out, x: F.where(x <= -3, 0, F.where(x >= 3, t, t * (x / 3 + 0.5))), floating=True,
+    doc="x hardsigmoid(x).",
+)  # fmt: skip
+tanhshrink = elementwise(
+    "tanhshrink", lambda xp, x: x - xp.tanh(x), lambda F, t, _out, x: t * F.square(F.tanh(x)), floating=True,
+    doc="x - tanh(x).",
+)  # fmt: skip
 _softshrink = elementwise(
     "softshrink", lambda xp, x, lambd: x - xp.clip(x, -lambd, lambd),
     lambda F, t, _out, x, lambd: F.where(F.abs(x) <= lambd, 0, t), attrs=True, floating=True,

@@ -83,7 +83,9 @@ _sum = linear(
 )  # fmt: skip
 _mean = linear(
     "mean", lambda xp, x, axis, keepdims: (total(xp, x, axis, keepdims) / count(x, axis)).astype(x.dtype, copy=False),
-    lambda F, t, _out, x_shape, axis, keepdims: lengthen(F, t * (1 / math.prod([x_shape[i] for i in axis])), x_shape, axis),
+    lambda F, t, _out, x_shape, axis, keepdims: (
+        lengthen(F, t * (1 / math.prod([x_shape[i] for i in axis])), x_shape, axis)
+    ),
 )  # fmt: skip
 
 
@@ -101,7 +103,9 @@ def others(F: Any, x: Any, axis: tuple[int, ...]) -> Any:
 _prod = general(
     "prod", reduction("prod"),
     lambda F, t, _out, x, axis, keepdims, dtype=None: lengthen(F, t, x.shape, axis) * others(F, x, axis),
-    jvp=lambda F, ts, _out, x, axis, keepdims, dtype=None: F.sum(ts[0] * others(F, x, axis), axis=axis, keepdims=keepdims),
+    jvp=lambda F, ts, _out, x, axis, keepdims, dtype=None: (
+        F.sum(ts[0] * others(F, x, axis), axis=axis, keepdims=keepdims)
+    ),
 )  # fmt: skip
 
 
@@ -146,13 +150,21 @@ def deviation(F: Any, x: Any, axis: tuple[int, ...], correction: float) -> Any:
 
 _var = general(
     "var", var_forward,
-    lambda F, t, _out, x, axis, keepdims, correction: lengthen(F, 2 * t, x.shape, axis) * deviation(F, x, axis, correction),
-    jvp=lambda F, ts, _out, x, axis, keepdims, correction: F.sum(2 * ts[0] * deviation(F, x, axis, correction), axis=axis, keepdims=keepdims),
+    lambda F, t, _out, x, axis, keepdims, correction: (
+        lengthen(F, 2 * t, x.shape, axis) * deviation(F, x, axis, correction)
+    ),
+    jvp=lambda F, ts, _out, x, axis, keepdims, correction: (
+        F.sum(2 * ts[0] * deviation(F, x, axis, correction), axis=axis, keepdims=keepdims)
+    ),
 )  # fmt: skip
 _std = general(
     "std", lambda xp, x, axis, keepdims, correction: xp.sqrt(var_forward(xp, x, axis, keepdims, correction)),
-    lambda F, t, out, x, axis, keepdims, correction: F.quotient(lengthen(F, t, x.shape, axis) * deviation(F, x, axis, correction), lengthen(F, out, x.shape, axis)),
-    jvp=lambda F, ts, out, x, axis, keepdims, correction: F.quotient(F.sum(ts[0] * deviation(F, x, axis, correction), axis=axis, keepdims=keepdims), out),
+    lambda F, t, out, x, axis, keepdims, correction: (
+        F.quotient(lengthen(F, t, x.shape, axis) * deviation(F, x, axis, correction), lengthen(F, out, x.shape, axis))
+    ),
+    jvp=lambda F, ts, out, x, axis, keepdims, correction: (
+        F.quotient(F.sum(ts[0] * deviation(F, x, axis, correction), axis=axis, keepdims=keepdims), out)
+    ),
 )  # fmt: skip
 
 
@@ -193,7 +205,9 @@ def extreme(name: str) -> Any:
     return general(
         name, lambda xp, x, axis, keepdims: getattr(x, name)(axis=axis, keepdims=keepdims),
         lambda F, t, out, x, axis, keepdims: lengthen(F, t, x.shape, axis) * ties(F, t, out, x, axis),
-        jvp=lambda F, ts, out, x, axis, keepdims: F.sum(ts[0] * ties(F, ts[0], out, x, axis), axis=axis, keepdims=keepdims),
+        jvp=lambda F, ts, out, x, axis, keepdims: (
+            F.sum(ts[0] * ties(F, ts[0], out, x, axis), axis=axis, keepdims=keepdims)
+        ),
     )  # fmt: skip
 
 
@@ -309,7 +323,9 @@ _shift = general(
 )  # fmt: skip
 _scan = general(
     "linear_scan", scan_forward,
-    lambda F, t, out, a, _b, axis, reverse: scan_db(F, t, a, axis, reverse) * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0),
+    lambda F, t, out, a, _b, axis, reverse: (
+        scan_db(F, t, a, axis, reverse) * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0)
+    ),
     lambda F, t, _out, a, _b, axis, reverse: scan_db(F, t, a, axis, reverse),
     jvp=lambda F, ts, out, a, b, axis, reverse: F.linear_scan(
         a, (F.zeros_like(out) if ts[1] is None else ts[1]) + (0 if ts[0] is None else ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0)),
@@ -323,8 +339,12 @@ _cumsum = linear(
 )  # fmt: skip
 _cumprod = general(
     "cumulative_prod", accumulate("cumprod"),
-    lambda F, t, out, x, axis, reverse, dtype=None: scan_db(F, t, x, axis, reverse) * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=1),
-    jvp=lambda F, ts, out, x, axis, reverse, dtype=None: F.linear_scan(x, ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=1), axis=axis, reverse=reverse),
+    lambda F, t, out, x, axis, reverse, dtype=None: (
+        scan_db(F, t, x, axis, reverse) * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=1)
+    ),
+    jvp=lambda F, ts, out, x, axis, reverse, dtype=None: (
+        F.linear_scan(x, ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=1), axis=axis, reverse=reverse)
+    ),
 )  # fmt: skip
 
 
@@ -393,7 +413,9 @@ def norm_slope(F: Any, t: Any, out: Any, x: Any, axis: tuple[int, ...], power: f
 _norm = general(
     "norm", norm_forward,
     lambda F, t, out, x, axis, keepdims, power: norm_slope(F, lengthen(F, t, x.shape, axis), out, x, axis, power),
-    jvp=lambda F, ts, out, x, axis, keepdims, power: F.sum(norm_slope(F, ts[0], out, x, axis, power), axis=axis, keepdims=keepdims),
+    jvp=lambda F, ts, out, x, axis, keepdims, power: (
+        F.sum(norm_slope(F, ts[0], out, x, axis, power), axis=axis, keepdims=keepdims)
+    ),
 )  # fmt: skip
 
 

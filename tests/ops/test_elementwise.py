@@ -203,16 +203,16 @@ UNARY = {
     "atan": "arctan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "arcsinh", "acosh": "arccosh",
     "atanh": "arctanh", "sign": "sign", "signbit": "signbit", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
     "round": "round", "rint": "rint", "deg2rad": "deg2rad", "rad2deg": "rad2deg", "isnan": "isnan", "isinf": "isinf",
-    "isfinite": "isfinite", "sinc": "sinc", "real": "real", "imag": "imag", "conj": "conj", "logical_not": "logical_not",
-    "nan_to_num": "nan_to_num",
+    "isfinite": "isfinite", "sinc": "sinc", "real": "real", "imag": "imag", "conj": "conj",
+    "logical_not": "logical_not", "nan_to_num": "nan_to_num",
 }  # fmt: skip
 BINARY = {
     "add": "add", "subtract": "subtract", "multiply": "multiply", "divide": "divide", "floor_divide": "floor_divide",
     "remainder": "remainder", "pow": "power", "logaddexp": "logaddexp", "logaddexp2": "logaddexp2", "atan2": "arctan2",
     "hypot": "hypot", "copysign": "copysign", "nextafter": "nextafter", "maximum": "maximum", "minimum": "minimum",
-    "fmax": "fmax", "fmin": "fmin", "heaviside": "heaviside", "equal": "equal", "not_equal": "not_equal", "less": "less",
-    "less_equal": "less_equal", "greater": "greater", "greater_equal": "greater_equal", "logical_and": "logical_and",
-    "logical_or": "logical_or", "logical_xor": "logical_xor",
+    "fmax": "fmax", "fmin": "fmin", "heaviside": "heaviside", "equal": "equal", "not_equal": "not_equal",
+    "less": "less", "less_equal": "less_equal", "greater": "greater", "greater_equal": "greater_equal",
+    "logical_and": "logical_and", "logical_or": "logical_or", "logical_xor": "logical_xor",
 }  # fmt: skip
 
 

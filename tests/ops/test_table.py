@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+import gpugrad.ops.optim  # otherwise loaded with gpugrad.optim
 from gpugrad.check import gradcheck, gradgradcheck
 from gpugrad.op import TABLE, raw
 from gpugrad.tensor import Tensor
