@@ -270,7 +270,7 @@ def _restore(values: Any, device: str, requires_grad: bool) -> Tensor:
     return Tensor(backends.get(device).asarray(values, device=device)).requires_grad_(requires_grad)
 
 
-Tensor.__getitem__ = getitem  # type: ignore[method-assign]
+Tensor.__getitem__ = getitem  # type: ignore[method-assign, assignment]
 Tensor.at = property(At)  # type: ignore[attr-defined]
 Tensor.T = property(lambda self: transpose(self) if self.ndim == 2 else _not_2d(self))  # type: ignore[attr-defined]
 Tensor.mT = property(matrix_transpose)  # type: ignore[attr-defined]

@@ -95,12 +95,16 @@ def _made(data: Any, dtype: Any, device: str | None, copy: bool | None, op: str)
         if copy is False and isinstance(data, (bool, int, float, complex, list, tuple)):
             raise fail(ShapeError, op, f"a {type(data).__name__} cannot be given without a copy")
         if want is None and _is_weak(data):
-            want = {"f": get_default_dtype(), "c": promote(dtypes.complex64, get_default_dtype()), "i": dtypes.int64}.get(values.dtype.kind)  # fmt: skip
+            want = {"f": get_default_dtype(), "c": promote(dtypes.complex64, get_default_dtype()), "i": dtypes.int64}.get(
+                values.dtype.kind,
+            )  # fmt: skip
     if values.dtype not in KNOWN and values.dtype.name != "bfloat16":
         hint = "; convert it with .astype(x.dtype.newbyteorder('='))" if not values.dtype.isnative else ""
         raise fail(DTypeError, op, f"data of type {values.dtype.str if hint else values.dtype} is not supported{hint}")
     source = backends.of(values)
-    place = place or (source.device_of(values) if backends.is_raw(data) and source.name != "cpu" else get_default_device())
+    place = place or (
+        source.device_of(values) if backends.is_raw(data) and source.name != "cpu" else get_default_device()
+    )
     target = backends.get(place)
     if target is not source:
         if copy is False:
@@ -246,7 +250,11 @@ def meshgrid(*xs: Any, indexing: str = "xy") -> list[Any]:
 
 
 def _as_dtype(x: Any, op: str) -> Any:
-    return x.dtype if hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, (np.dtype, type)) else dtype_of(x, op)
+    return (
+        x.dtype
+        if hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, (np.dtype, type))
+        else dtype_of(x, op)
+    )
 
 
 def result_type(*xs: Any) -> Any:

@@ -36,7 +36,8 @@ Index = tuple[Any, ...]
 
 def parse(x: Tensor, index: Any) -> tuple[Index, list[Tensor], bool]:
     """An index expression as (template, index arrays on x's device, whether no element can be named twice)."""
-    template, arrays = [], []
+    template: list[Any] = []
+    arrays = []
     for entry in index if isinstance(index, tuple) else (index,):
         if entry is None or entry is Ellipsis or isinstance(entry, slice):
             template.append(entry)
@@ -197,8 +198,14 @@ def spread(F: Any, t: Any, shape: tuple[int, ...], arrays: Any, index: Index, di
     return out
 
 
-_getitem = linear("getitem", lambda xp, x, index: x[index], lambda F, t, _out, x_shape, index: F.unslice(t, index=index, shape=x_shape))  # fmt: skip
-_unslice_op = linear("unslice", _unslice, lambda F, t, _out, _t, index, shape: F.getitem(t, index=index), doc="Zeros of `shape` with t at a basic index.")  # fmt: skip
+_getitem = linear(
+    "getitem", lambda xp, x, index: x[index],
+    lambda F, t, _out, x_shape, index: F.unslice(t, index=index, shape=x_shape),
+)  # fmt: skip
+_unslice_op = linear(
+    "unslice", _unslice, lambda F, t, _out, _t, index, shape: F.getitem(t, index=index),
+    doc="Zeros of `shape` with t at a basic index.",
+)  # fmt: skip
 _gather_op = multilinear(
     "gather", _gather, lambda F, t, _out, x_shape, *arrays, index, distinct: spread(F, t, x_shape, arrays, index, distinct),
     promotes=False, doc="x at an index that holds arrays; distinct: no element is named twice.",
@@ -211,7 +218,9 @@ _put_op = general(
     "put", _put, lambda F, t, _out, _x, _v, *arrays, index, distinct: F.put(t, 0.0, *arrays, index=index, distinct=distinct),
     _put_value_vjp, jvp=_put_jvp, doc="A copy of x with v at the index; of a place named twice the last value stays.",
 )  # fmt: skip
-_positions_op = nondiff("positions", _positions, attrs=True, promotes=False, doc="Flat positions of the elements that an index selects.")  # fmt: skip
+_positions_op = nondiff(
+    "positions", _positions, attrs=True, promotes=False, doc="Flat positions of the elements that an index selects.",
+)  # fmt: skip
 _last_op = nondiff("last_written", _last_written, attrs=True, promotes=False)
 
 
@@ -375,7 +384,9 @@ def _argsort_fwd(xp: Any, x: Any, axis: int, descending: bool, stable: bool) -> 
     kind = "stable" if stable else None
     if not descending:
         return xp.argsort(x, axis=axis, kind=kind)
-    return x.shape[axis] - 1 - xp.flip(xp.argsort(xp.flip(x, axis), axis=axis, kind=kind), axis)  # equal ones keep order
+    return (
+        x.shape[axis] - 1 - xp.flip(xp.argsort(xp.flip(x, axis), axis=axis, kind=kind), axis)
+    )  # equal ones keep order
 
 
 def _one_hot_fwd(xp: Any, x: Any, n: int, dtype: Any) -> Any:

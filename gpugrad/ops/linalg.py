@@ -70,7 +70,9 @@ def _as_matrix(F: Any, t: Any, row: bool, column: bool) -> Any:
     if not (row or column):
         return t
     n = len(t.shape) - (not row) - (not column)
-    return F.reshape(t, shape=(*t.shape[:n], *((1,) if row else t.shape[n : n + 1]), *((1,) if column else t.shape[-1:])))
+    return F.reshape(
+        t, shape=(*t.shape[:n], *((1,) if row else t.shape[n : n + 1]), *((1,) if column else t.shape[-1:]))
+    )
 
 
 matmul = multilinear(
@@ -332,7 +334,9 @@ def _undiagonal(xp: Any, t: Any, offset: int, axis1: int, axis2: int, shape: tup
 
 _diagonal = linear(
     "diagonal", lambda xp, x, offset, axis1, axis2: xp.diagonal(x, offset, axis1, axis2),
-    lambda F, t, _out, x_shape, offset, axis1, axis2: F.undiagonal(t, offset=offset, axis1=axis1, axis2=axis2, shape=x_shape),
+    lambda F, t, _out, x_shape, offset, axis1, axis2: (
+        F.undiagonal(t, offset=offset, axis1=axis1, axis2=axis2, shape=x_shape)
+    ),
 )  # fmt: skip
 _undiag = linear(
     "undiagonal", _undiagonal,
@@ -378,7 +382,9 @@ def _lapack(fwd: Callable[..., Any]) -> Callable[..., Any]:
             out = fwd(xp, *(x.astype(working(x.dtype), copy=False) for x in xs), **attrs)
         except np.linalg.LinAlgError as error:
             raise fail(DomainError, fwd.__name__.strip("_"), f"{', '.join(map(describe, xs))}: {error}") from None
-        return tuple(o.astype(kind, copy=False) for o in out) if isinstance(out, tuple) else out.astype(kind, copy=False)
+        return (
+            tuple(o.astype(kind, copy=False) for o in out) if isinstance(out, tuple) else out.astype(kind, copy=False)
+        )
 
     return run
 
@@ -387,7 +393,7 @@ def _square(x: Any, op: str) -> Tensor:
     x = operand(x, op)
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
         raise fail(ShapeError, op, f"{describe(x)} is not a square matrix or a stack of them")
-    return x
+    return x  # type: ignore[no-any-return]
 
 
 def mT(F: Any, x: Any) -> Any:
@@ -542,7 +548,10 @@ def _svd_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
     rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
     columns = mT(F, rows)
     out_u, out_v = F.matmul(dx, v), F.matmul(mT(F, dx), u)
-    du = F.matmul(u, gaps * (moved * rows + columns * mT(F, moved))) + (out_u - F.matmul(u, F.matmul(mT(F, u), out_u))) / rows
+    du = (
+        F.matmul(u, gaps * (moved * rows + columns * mT(F, moved)))
+        + (out_u - F.matmul(u, F.matmul(mT(F, u), out_u))) / rows
+    )
     dv = F.matmul(v, gaps * (columns * moved + mT(F, moved) * rows)) + (out_v - F.matmul(v, F.matmul(vh, out_v))) / rows
     return du, _diagonal_of(F, moved), mT(F, dv)
 

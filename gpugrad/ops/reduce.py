@@ -328,7 +328,9 @@ _scan = general(
     ),
     lambda F, t, _out, a, _b, axis, reverse: scan_db(F, t, a, axis, reverse),
     jvp=lambda F, ts, out, a, b, axis, reverse: F.linear_scan(
-        a, (F.zeros_like(out) if ts[1] is None else ts[1]) + (0 if ts[0] is None else ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0)),
+        a,
+        (F.zeros_like(out) if ts[1] is None else ts[1])
+        + (0 if ts[0] is None else ts[0] * F.shift(out, axis=axis, by=-1 if reverse else 1, fill=0)),
         axis=axis, reverse=reverse,
     ),
     promotes=True, floating=True,

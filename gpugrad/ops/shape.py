@@ -46,17 +46,36 @@ alias = linear(
 zeros_like = nondiff("zeros_like", "zeros_like")
 ones_like = nondiff("ones_like", "ones_like")
 _astype = linear("astype", lambda xp, x, dtype: x.astype(dtype), lambda F, t, _out, _x, dtype: t)
-_move = linear("to_device", _to_device, lambda F, t, _out, _x, device, source: F.to_device(t, device=source, source=device))  # fmt: skip
-_reshape = linear("reshape", lambda xp, x, shape: x.reshape(shape), lambda F, t, _out, x_shape, shape: F.reshape(t, shape=x_shape))  # fmt: skip
-_broadcast_to = linear("broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), lambda F, t, _out, _x, shape: t)  # the walk sums back  # fmt: skip
-_transpose = linear("transpose", lambda xp, x, axes: x.transpose(axes), lambda F, t, _out, _x, axes: F.transpose(t, axes=inverse(axes)))  # fmt: skip
-_matrix_transpose = linear("matrix_transpose", lambda xp, x: x.swapaxes(-1, -2), lambda F, t, _out, _x: F.matrix_transpose(t))  # fmt: skip
+_move = linear(
+    "to_device", _to_device, lambda F, t, _out, _x, device, source: F.to_device(t, device=source, source=device),
+)  # fmt: skip
+_reshape = linear(
+    "reshape", lambda xp, x, shape: x.reshape(shape), lambda F, t, _out, x_shape, shape: F.reshape(t, shape=x_shape),
+)  # fmt: skip
+_broadcast_to = linear(
+    "broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), lambda F, t, _out, _x, shape: t,
+)  # the walk sums back  # fmt: skip
+_transpose = linear(
+    "transpose", lambda xp, x, axes: x.transpose(axes),
+    lambda F, t, _out, _x, axes: F.transpose(t, axes=inverse(axes)),
+)  # fmt: skip
+_matrix_transpose = linear(
+    "matrix_transpose", lambda xp, x: x.swapaxes(-1, -2), lambda F, t, _out, _x: F.matrix_transpose(t),
+)  # fmt: skip
 _flip = linear("flip", lambda xp, x, axis: xp.flip(x, axis), lambda F, t, _out, _x, axis: F.flip(t, axis=axis))
-_roll = linear("roll", lambda xp, x, shift, axis: xp.roll(x, shift, axis), lambda F, t, _out, _x, shift, axis: F.roll(t, shift=tuple(-s for s in shift), axis=axis))  # fmt: skip
-_concat = linear("concat", lambda xp, *xs, axis: xp.concatenate(xs, axis), joint=lambda F, t, _out, *xs_shape, axis: _cuts(F, t, xs_shape, axis), promotes=True)  # fmt: skip
+_roll = linear(
+    "roll", lambda xp, x, shift, axis: xp.roll(x, shift, axis),
+    lambda F, t, _out, _x, shift, axis: F.roll(t, shift=tuple(-s for s in shift), axis=axis),
+)  # fmt: skip
+_concat = linear(
+    "concat", lambda xp, *xs, axis: xp.concatenate(xs, axis),
+    joint=lambda F, t, _out, *xs_shape, axis: _cuts(F, t, xs_shape, axis), promotes=True,
+)  # fmt: skip
 _stack = linear(
     "stack", lambda xp, *xs, axis: xp.stack(xs, axis), promotes=True,
-    joint=lambda F, t, _out, *xs_shape, axis: tuple(F.getitem(t, index=(*(slice(None),) * axis, i)) for i in range(len(xs_shape))),
+    joint=lambda F, t, _out, *xs_shape, axis: (
+        tuple(F.getitem(t, index=(*(slice(None),) * axis, i)) for i in range(len(xs_shape)))
+    ),
 )  # fmt: skip
 _tril = linear("tril", lambda xp, x, k: xp.tril(x, k), lambda F, t, _out, _x, k: F.tril(t, k=k))
 _triu = linear("triu", lambda xp, x, k: xp.triu(x, k), lambda F, t, _out, _x, k: F.triu(t, k=k))
@@ -134,7 +153,9 @@ def transpose(x: Any, axes: Any = None, *more: int) -> Any:
         return _transpose(x, axes=tuple(range(x.ndim))[::-1])
     order = normalize_axis((axes, *more) if more else axes, x.ndim, "transpose")
     if len(order) != x.ndim:
-        raise fail(ShapeError, "transpose", f"axes {list(order)} do not name each of the {x.ndim} axes of {describe(x)}")
+        raise fail(
+            ShapeError, "transpose", f"axes {list(order)} do not name each of the {x.ndim} axes of {describe(x)}"
+        )
     return _transpose(x, axes=order)
 
 
@@ -181,7 +202,9 @@ def expand_dims(x: Any, axis: Any = 0) -> Any:
 def squeeze(x: Any, axis: Any = None) -> Any:
     """Without the given axes of length 1 (by default all of them); a view. Raises ShapeError for a longer axis."""
     x = operand(x, "squeeze")
-    gone = tuple(i for i, n in enumerate(x.shape) if n == 1) if axis is None else normalize_axis(axis, x.ndim, "squeeze")
+    gone = (
+        tuple(i for i, n in enumerate(x.shape) if n == 1) if axis is None else normalize_axis(axis, x.ndim, "squeeze")
+    )
     if any(x.shape[i] != 1 for i in gone):
         raise fail(ShapeError, "squeeze", f"{describe(x)}: axis {axis} is not of length 1")
     return _reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if i not in gone))
@@ -321,7 +344,9 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     try:
         widths = [tuple(map(int, w)) for w in np.broadcast_to(np.asarray(pad_width, "int64"), (x.ndim, 2))]
     except ValueError:
-        raise fail(ShapeError, "pad", f"pad_width {pad_width!r} does not fit the {x.ndim} axes of {describe(x)}") from None
+        raise fail(
+            ShapeError, "pad", f"pad_width {pad_width!r} does not fit the {x.ndim} axes of {describe(x)}"
+        ) from None
     if any(w < 0 for pair in widths for w in pair):
         raise fail(ShapeError, "pad", f"pad_width {pad_width!r} has a negative entry")
     if mode == "constant":
@@ -337,7 +362,9 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     for axis, (n, width) in enumerate(zip(x.shape, widths)):
         if any(width):
             if n == 0:
-                raise fail(ShapeError, "pad", f"axis {axis} of {describe(x)} is empty; mode {mode!r} has nothing to repeat")
+                raise fail(
+                    ShapeError, "pad", f"axis {axis} of {describe(x)} is empty; mode {mode!r} has nothing to repeat"
+                )
             x = chosen(x, np.pad(np.arange(n), width, mode=mode), axis)  # type: ignore[call-overload]
     return x
 

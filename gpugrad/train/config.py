@@ -49,7 +49,7 @@ class Config:
     def complete(self) -> Config:
         """The same configuration with every default written out. Raises DomainError for impossible values."""
         small = self.data is None
-        filled = {
+        filled: dict[str, Any] = {
             "hidden": ((512,) if self.model == "mlp" else None),
             "lr": RATES.get(self.optimizer),
             "momentum": 0.9 if self.optimizer == "sgd" else 0.0 if self.optimizer in MOMENTUM else None,

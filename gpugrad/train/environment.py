@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 import gpugrad as gg
+from gpugrad.train.extras import require
 
 FLAGS = ("GPUGRAD_", "CUDA_", "CUPY_", "OMP_", "OPENBLAS_", "MKL_", "BLIS_", "NVIDIA_TF32", "PYTHONHASHSEED")
 
@@ -74,6 +77,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+Job = TypeVar("Job", bound=Callable[..., Any])
+
+
+def one_blas_thread(job: Job) -> Job:
+    """The job with BLAS held to one thread.
+
+    Products of these networks are too small to gain from a second one, whose spinning makes a step twenty times slower
+    beside a busy neighbour; and the bits no longer depend on how many cores there are.
+    """
+
+    @functools.wraps(job)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with require("threadpoolctl").threadpool_limits(1, user_api="blas"):
+            return job(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
 def blas() -> dict[str, Any]:
     """Name and version of the BLAS that NumPy was built with, and its threads where threadpoolctl can tell."""
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
@@ -99,4 +120,4 @@ def cupy_version() -> str | None:
     """The installed CuPy distribution and its version, or None."""
     found = (d for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") for d in metadata.distributions(name=name))
     cupy = next(found, None)
-    return cupy and f"{cupy.name} {cupy.version}"
+    return None if cupy is None else f"{cupy.name} {cupy.version}"

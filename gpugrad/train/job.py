@@ -18,7 +18,7 @@ from gpugrad.errors import DomainError
 from gpugrad.train import report
 from gpugrad.train.checkpoint import CheckpointError, load_state, save_state, write_atomically
 from gpugrad.train.config import Config, choose_device
-from gpugrad.train.environment import environment
+from gpugrad.train.environment import environment, one_blas_thread
 from gpugrad.train.extras import check_installed
 from gpugrad.train.metrics import cut_log
 from gpugrad.train.models import lenet, mlp
@@ -93,7 +93,7 @@ def build_optimizer(config: Config, model: nn.Module) -> Any:
 
 def build_schedule(config: Config, optimizer: Any, steps: int) -> optim.Schedule:
     """The configured learning-rate schedule over that many steps."""
-    shapes = {
+    shapes: dict[str, Any] = {
         "constant": optim.schedules.Constant(),
         "cosine": optim.schedules.Cosine(steps),
         "linear": optim.schedules.Polynomial(steps),
@@ -117,7 +117,7 @@ class Session:
         self.early = None if config.early_stop is None else EarlyStopping(config.early_stop)
         self.trainer = Trainer(
             self.model, self.optimizer, log_every=config.log_every,
-            schedule=build_schedule(config, self.optimizer, config.epochs * len(self.loader)),
+            schedule=build_schedule(config, self.optimizer, (config.epochs or 0) * len(self.loader)),
             callbacks=[c for c in (self.early, None if quiet else progress()) if c is not None],
         )  # fmt: skip
 
@@ -254,12 +254,13 @@ class CtrlC(Callback):
 # --- jobs -------------------------------------------------------------------------------------------------
 
 
+@one_blas_thread
 def start(config: Config, *, device: str = "auto", out: str | None = None, quiet: bool = False) -> int:
     """Train from scratch into a new run folder; returns the exit code.
 
     Raises a GpugradError or OSError, before anything is written, for a value, device or data set that cannot be used.
     """
-    check_installed("rich", "safetensors", "matplotlib")
+    check_installed("rich", "safetensors", "matplotlib", "threadpoolctl")
     device, reason = choose_device(device)
     config = config.complete()
     if config.data is not None:
@@ -269,6 +270,7 @@ def start(config: Config, *, device: str = "auto", out: str | None = None, quiet
     return train(session, new_folder(out), card, reason, quiet)
 
 
+@one_blas_thread
 def resume(
     folder: Path, *, epochs: int | None = None, data: str | None = None, device: str = "auto", quiet: bool = False
 ) -> int:
@@ -277,10 +279,10 @@ def resume(
     On the same device it ends in the same bits as a run that was never interrupted. Raises as `start` does, and
     CheckpointError where there is no usable checkpoint.
     """
-    check_installed("rich", "safetensors", "matplotlib")
+    check_installed("rich", "safetensors", "matplotlib", "threadpoolctl")
     state, config = read_run(folder / "last.safetensors")
     device, reason = choose_device(device)
-    changes = {"epochs": epochs, "data": data and str(Path(data).resolve())}
+    changes: dict[str, Any] = {"epochs": epochs, "data": data and str(Path(data).resolve())}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None}).complete()
     session = Session(config, device, quiet)
     check_fit(state, session.sets)
@@ -339,6 +341,7 @@ def finish(session: Session, folder: Path, quiet: bool) -> None:
         print(f"next    gpugrad eval {folder}")
 
 
+@one_blas_thread
 def evaluate_run(path: Path, *, data: str | None = None, device: str = "auto", as_json: bool = False) -> Evaluation:
     """Load a run's checkpoint (its best one where early stopping kept one), score it on the test set, print the scores.
 

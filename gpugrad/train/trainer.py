@@ -259,11 +259,11 @@ def evaluate(
 
 def correct(logits: gg.Tensor, labels: gg.Tensor) -> gg.Tensor:
     """How many rows have their largest logit at the label, 0-d."""
-    return gg.sum(gg.argmax(logits, axis=-1) == labels)
+    return gg.sum(gg.argmax(logits, axis=-1) == labels)  # type: ignore[no-any-return]
 
 
 def gradient_norm(optimizer: Any) -> gg.Tensor:
     """The Euclidean norm of all gradients together, 0-d on the device."""
     with gg.no_grad():
         squares = [gg.sum(p.grad * p.grad) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        return gg.sqrt(gg.sum(gg.stack(squares)))
+        return gg.sqrt(gg.sum(gg.stack(squares)))  # type: ignore[no-any-return]

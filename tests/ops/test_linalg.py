@@ -59,10 +59,16 @@ def test_einsum_fuzz():
             for _ in range(2):  # multilinear: a difference of any length is exact
                 v = rng.normal(size=x.shape)
                 moved = np.einsum(text, *rest[:i], v, *rest[i + 1 :])
-                np.testing.assert_allclose((g.numpy() * v).sum(), (moved * w).sum(), rtol=1e-10, atol=1e-10, err_msg=text)
+                np.testing.assert_allclose(
+                    (g.numpy() * v).sum(), (moved * w).sum(), rtol=1e-10, atol=1e-10, err_msg=text
+                )
         done += 1
         seen |= {len(xs), "->" in text, "..." in text}
-        seen |= {"diagonal"} if any(len(set(t)) < len(t) for t in text.replace("...", "").partition("->")[0].split(",")) else set()
+        seen |= (
+            {"diagonal"}
+            if any(len(set(t)) < len(t) for t in text.replace("...", "").partition("->")[0].split(","))
+            else set()
+        )
     assert seen == {1, 2, 3, 4, True, False, "diagonal"}
 
 
@@ -147,7 +153,9 @@ def test_zeroth_norm_and_keepdims():
 
 def test_operators_and_dtypes():
     x = gg.tensor(A.astype("float32"))
-    assert (x @ B.astype("float32")).shape == (np.ones(4, "float32") @ gg.tensor(B.astype("float32"))[:, :2]).shape[:0] + (2, 3, 5)
+    assert (x @ B.astype("float32")).shape == (np.ones(4, "float32") @ gg.tensor(B.astype("float32"))[:, :2]).shape[
+        :0
+    ] + (2, 3, 5)
     assert (x @ gg.ones((4, 2), dtype=gg.int64)).dtype == gg.float32
     assert (gg.tensor([[1, 2]]) @ gg.tensor([[3], [4]])).tolist() == [[11]]
 
