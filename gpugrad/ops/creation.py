@@ -15,8 +15,8 @@ from gpugrad.tensor import Tensor
 
 __all__ = [
     "arange", "asarray", "can_cast", "empty", "empty_like", "eye", "finfo", "full", "full_like", "get_default_device",
-    "iinfo", "isdtype", "linspace", "meshgrid", "ones", "ones_like", "result_type", "set_default_device", "tensor", "zeros",
-    "zeros_like",
+    "iinfo", "isdtype", "linspace", "meshgrid", "ones", "ones_like", "result_type", "set_default_device", "tensor",
+    "zeros", "zeros_like",
 ]  # fmt: skip
 
 _device = ["cpu"]
@@ -95,7 +95,8 @@ def _made(data: Any, dtype: Any, device: str | None, copy: bool | None, op: str)
         if copy is False and isinstance(data, (bool, int, float, complex, list, tuple)):
             raise fail(ShapeError, op, f"a {type(data).__name__} cannot be given without a copy")
         if want is None and _is_weak(data):
-            want = {"f": get_default_dtype(), "c": promote(dtypes.complex64, get_default_dtype()), "i": dtypes.int64}.get(
+            default = get_default_dtype()
+            want = {"f": default, "c": promote(dtypes.complex64, default), "i": dtypes.int64}.get(
                 values.dtype.kind,
             )  # fmt: skip
     if values.dtype not in KNOWN and values.dtype.name != "bfloat16":
@@ -158,7 +159,7 @@ def empty(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
 
 
 def full(shape: Any, fill_value: Any, dtype: Any = None, device: str | None = None) -> Tensor:
-    """One value everywhere: bools give bool, integers int64, floats the default float type. A Tensor stays differentiable."""
+    """One value everywhere: bool gives bool, int int64, float the default float; a Tensor stays differentiable."""
     if isinstance(fill_value, Tensor):
         value = fill_value if dtype is None else astype(fill_value, dtype_of(dtype, "full"))
         value = value if device is None else to_device(value, device)
@@ -203,7 +204,7 @@ def _ranged(values: Any, whole: bool, dtype: Any, device: str | None, op: str) -
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """start, start + step, ... below stop (from 0 with one argument): int64, or the default float type if one is a float.
+    """start, start + step, ... below stop (from 0 with one argument): int64, or the default float if one is a float.
 
     Values are computed in double precision. Raises RangeError for step 0.
     """
@@ -217,7 +218,7 @@ def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, de
 def linspace(
     start: float, stop: float, num: int, *, dtype: Any = None, device: str | None = None, endpoint: bool = True
 ) -> Tensor:
-    """num evenly spaced values from start to stop, which is included unless endpoint=False; in double precision, then cast."""
+    """num evenly spaced values from start to stop (left out if endpoint=False), in double precision, then cast."""
     if num < 0:
         raise fail(ShapeError, "linspace", f"num is {num}; expected at least 0")
     return _ranged(np.linspace(start, stop, num, endpoint=endpoint), False, dtype, device, "linspace")
@@ -233,7 +234,7 @@ def eye(n_rows: int, n_cols: int | None = None, *, k: int = 0, dtype: Any = None
 
 
 def meshgrid(*xs: Any, indexing: str = "xy") -> list[Any]:
-    """Coordinate arrays from 1-d axes; 'xy' exchanges the first two axes of the result, 'ij' does not. Differentiable."""
+    """Coordinate arrays from 1-d axes; 'xy' exchanges the first two axes of the result, 'ij' does not."""
     if indexing not in ("xy", "ij"):
         raise fail(RangeError, "meshgrid", f"indexing is {indexing!r}; expected 'xy' or 'ij'")
     given = [operand(x, "meshgrid") for x in xs]

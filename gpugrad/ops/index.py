@@ -77,7 +77,7 @@ def raw_index(x: Tensor, index: Any) -> Index:
 
 
 def block(index: Index, arrays: Any) -> tuple[int, int]:
-    """(first axis, number of axes) when integer arrays index neighbouring axes and all others are whole; else (0, 0)."""
+    """(first axis, number of axes) if integer arrays index neighbouring axes and all others are whole; else (0, 0)."""
     first = next((i for i, entry in enumerate(index) if isinstance(entry, str)), 0)
     after = first + len(arrays)
     alone = all(e == FULL for e in index[:first]) and all(e is Ellipsis or e == FULL for e in index[after:])
@@ -105,7 +105,10 @@ def _gather(xp: Any, x: Any, *arrays: Any, index: Index, distinct: bool) -> Any:
             bad = np.argwhere((a < -n) | (a >= n))
             if len(bad):
                 at = tuple(bad[0].tolist())
-                raise fail(RangeError, "gather", f"index {a[at]} at position {list(at)} is out of range for axis {axis + i} of length {n}") from None  # fmt: skip
+                where = f"axis {axis + i} of length {n}"
+                raise fail(
+                    RangeError, "gather", f"index {a[at]} at position {list(at)} is out of range for {where}"
+                ) from None
         raise
 
 
@@ -207,15 +210,19 @@ _unslice_op = linear(
     doc="Zeros of `shape` with t at a basic index.",
 )  # fmt: skip
 _gather_op = multilinear(
-    "gather", _gather, lambda F, t, _out, x_shape, *arrays, index, distinct: spread(F, t, x_shape, arrays, index, distinct),
+    "gather", _gather,
+    lambda F, t, _out, x_shape, *arrays, index, distinct: spread(F, t, x_shape, arrays, index, distinct),
     promotes=False, doc="x at an index that holds arrays; distinct: no element is named twice.",
 )  # fmt: skip
 _scatter_rows_op = multilinear(
-    "scatter_rows", _scatter_rows, lambda F, t, _out, _t, ids, rows, distinct: F.gather(t, ids, index=(ARRAY,), distinct=distinct),
-    promotes=False, cpu=_scatter_rows_cpu, cuda=_kernels.scatter_rows, doc="(*ids.shape, *rest) and row numbers 0 <= ids < rows to (rows, *rest): the sum of the rows of each number.",
+    "scatter_rows", _scatter_rows,
+    lambda F, t, _out, _t, ids, rows, distinct: F.gather(t, ids, index=(ARRAY,), distinct=distinct),
+    promotes=False, cpu=_scatter_rows_cpu, cuda=_kernels.scatter_rows,
+    doc="(*ids.shape, *rest) and row numbers 0 <= ids < rows to (rows, *rest): the sum of the rows of each number.",
 )  # fmt: skip
 _put_op = general(
-    "put", _put, lambda F, t, _out, _x, _v, *arrays, index, distinct: F.put(t, 0.0, *arrays, index=index, distinct=distinct),
+    "put", _put,
+    lambda F, t, _out, _x, _v, *arrays, index, distinct: F.put(t, 0.0, *arrays, index=index, distinct=distinct),
     _put_value_vjp, jvp=_put_jvp, doc="A copy of x with v at the index; of a place named twice the last value stays.",
 )  # fmt: skip
 _positions_op = nondiff(
@@ -442,7 +449,7 @@ def searchsorted(x: Any, values: Any, side: str = "left") -> Any:
 def one_hot(x: Any, num_classes: int, dtype: Any = None) -> Any:
     """Class numbers of any shape to rows of 0 with a 1 at the class, in the default float type or `dtype`.
 
-    Raises DTypeError for non-integers and RangeError for a class outside 0 <= class < num_classes (on a GPU: a zero row).
+    Raises DTypeError for non-integers and RangeError for a class outside 0 <= class < num_classes (GPU: a zero row).
     """
     x = operand(x, "one_hot")
     if x.dtype.kind not in "iu":

@@ -31,8 +31,8 @@ from gpugrad.tensor import Tensor
 
 __all__ = [
     "cholesky", "cross", "det", "diag", "diagonal", "dot", "eigh", "einsum", "inv", "kron", "matmul", "matrix_norm",
-    "matrix_power", "matrix_transpose", "outer", "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "tensordot", "trace", "vecdot",
-    "vector_norm",
+    "matrix_power", "matrix_transpose", "outer", "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "tensordot",
+    "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _as_matrix(F: Any, t: Any, row: bool, column: bool) -> Any:
 
 matmul = multilinear(
     "matmul", _matmul, _matmul_vjp_x, _matmul_vjp_y, attrs=False,
-    doc="Matrix product of the last two axes, batch axes broadcast; a 1-d operand is a row on the left, a column on the right.",
+    doc="Matrix product of the last two axes, batch axes broadcast; a 1-d operand is a row (left) or a column (right).",
 )  # fmt: skip
 
 
@@ -230,7 +230,8 @@ def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
         axes = (tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes)))
     ax, ay = (normalize_axis(a, v.ndim, "tensordot") for a, v in zip(axes, (x, y)))
     if [x.shape[i] for i in ax] != [y.shape[j] for j in ay]:
-        raise fail(ShapeError, "tensordot", f"axes {list(ax)} of {describe(x)} and {list(ay)} of {describe(y)} differ in length")  # fmt: skip
+        sides = f"axes {list(ax)} of {describe(x)} and {list(ay)} of {describe(y)}"
+        raise fail(ShapeError, "tensordot", f"{sides} differ in length")
     a, b = ([chr(0x100 + start + i) for i in range(v.ndim)] for v, start in ((x, 0), (y, x.ndim)))
     for i, j in zip(ax, ay):
         b[j] = a[i]
@@ -299,7 +300,7 @@ def matrix_power(x: Any, n: int) -> Any:
 
 
 def vector_norm(x: Any, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
-    """(sum |x|^ord)^(1/ord) over axes (all by default); inf and -inf are the largest and smallest |x|, 0 counts nonzeros."""
+    """(sum |x|^ord)^(1/ord) over axes (default all); inf, -inf: the largest, smallest |x|; 0: how many nonzeros."""
     x = operand(x, "vector_norm")
     if ord == 0:
         return reduce.sum(astype(x != 0, x.dtype), axis, keepdims=keepdims)
@@ -307,8 +308,11 @@ def vector_norm(x: Any, *, axis: Any = None, keepdims: bool = False, ord: float 
 
 
 def matrix_norm(x: Any, *, keepdims: bool = False, ord: Any = "fro") -> Any:
-    """A norm of each matrix: 'fro', 'nuc' (sum of singular values), 2 and -2 (largest, smallest singular value), 1 and -1
-    (largest, smallest column sum of |x|), inf and -inf (the same of rows). Raises RangeError for others."""
+    """A norm of each matrix.
+
+    ord: 'fro', 'nuc' (sum of singular values), 2 and -2 (largest, smallest singular value), 1 and -1 (largest, smallest
+    column sum of |x|), inf and -inf (the same of rows). Raises RangeError for others.
+    """
     x = operand(x, "matrix_norm")
     if ord == "fro":
         return reduce.norm(x, (-2, -1), keepdims=keepdims)
@@ -584,7 +588,8 @@ _slogdet_ = general(
     jvp=lambda F, ts, out, x: (F.zeros_like(out[0]), _total(F, F.inv(x) * mT(F, ts[0]))),
 )  # fmt: skip
 _solve_ = general(
-    "solve", _solve, _solve_vjp_x, lambda F, t, _out, x, _y: F.solve(mT(F, x), t), jvp=_solve_jvp, floating=True, promotes=True,
+    "solve", _solve, _solve_vjp_x, lambda F, t, _out, x, _y: F.solve(mT(F, x), t), jvp=_solve_jvp,
+    floating=True, promotes=True,
 )  # fmt: skip
 _cholesky_ = general("cholesky", _cholesky, _cholesky_vjp, jvp=_cholesky_jvp, floating=True)
 _eigh_ = general("eigh", _eigh, _eigh_vjp, jvp=_eigh_jvp, nout=2, floating=True)
@@ -638,7 +643,7 @@ def svdvals(x: Any) -> Any:
 
 
 def qr(x: Any) -> tuple[Any, Any]:
-    """The reduced (q, r) with x = q r, q of orthonormal columns, r upper triangular; x has no more columns than rows."""
+    """The reduced (q, r): x = q r, q of orthonormal columns, r upper triangular; x has no more columns than rows."""
     x = operand(x, "qr")
     if x.ndim < 2 or x.shape[-2] < x.shape[-1]:
         raise fail(ShapeError, "qr", f"{describe(x)} has more columns than rows, or is no matrix")

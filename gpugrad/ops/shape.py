@@ -20,8 +20,8 @@ from gpugrad.tensor import Tensor
 
 __all__ = [
     "alias", "astype", "broadcast_arrays", "broadcast_shapes", "broadcast_to", "concat", "concatenate", "diff",
-    "expand_dims", "flatten", "flip", "matrix_transpose", "moveaxis", "pad", "permute", "permute_dims", "ravel", "repeat",
-    "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "tril", "triu", "unstack",
+    "expand_dims", "flatten", "flip", "matrix_transpose", "moveaxis", "pad", "permute", "permute_dims",
+    "ravel", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "tril", "triu", "unstack",
 ]  # fmt: skip
 
 
@@ -99,7 +99,8 @@ def sizes(shape: Any, more: tuple[Any, ...], op: str) -> tuple[int, ...]:
     try:
         return (operator.index(shape), *map(operator.index, more)) if more else _as_tuple(shape)
     except TypeError:
-        raise fail(DTypeError, op, f"{(shape, *more) if more else shape!r} is not an integer or a sequence of them") from None  # fmt: skip
+        given = (shape, *more) if more else shape
+        raise fail(DTypeError, op, f"{given!r} is not an integer or a sequence of them") from None
 
 
 def _as_tuple(shape: Any) -> tuple[int, ...]:
