@@ -20,8 +20,9 @@ from gpugrad.tensor import Tensor
 
 __all__ = [
     "alias", "astype", "broadcast_arrays", "broadcast_shapes", "broadcast_to", "concat", "concatenate", "diff",
-    "expand_dims", "flatten", "flip", "matrix_transpose", "moveaxis", "pad", "permute", "permute_dims",
-    "ravel", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "tril", "triu", "unstack",
+    "expand_dims", "flatten", "flip", "matrix_transpose", "moveaxis", "pad", "permute", "permute_dims", "ravel",
+    "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "tril", "triu",
+    "unstack",
 ]  # fmt: skip
 
 
