@@ -15,7 +15,8 @@ BIN := $(VENV)/bin
 
 # The CuPy that the driver can run: CUDA 13 needs driver 580 or newer.
 ifneq ($(GPU),0)
-DRIVER := $(shell sed -n 's/.*Module *\([0-9]*\)\..*/\1/p' /proc/driver/nvidia/version 2>/dev/null | head -n 1)
+DRIVER := $(shell { nvidia-smi --query-gpu=driver_version --format=csv,noheader || cat /proc/driver/nvidia/version; } \
+	2>/dev/null | grep -o '[0-9][0-9][0-9]*\.[0-9][0-9.]*' | head -n 1 | cut -d. -f1)
 endif
 GPU_EXTRA := $(if $(DRIVER),$(shell [ "$(DRIVER)" -ge 580 ] && echo ",cuda13" || echo ",cuda12"))
 
