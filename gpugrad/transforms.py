@@ -8,7 +8,7 @@ from typing import Any
 
 from gpugrad.errors import GraphError, ShapeError, describe, fail
 from gpugrad.op import RECORDING, raw
-from gpugrad.operands import constant, scalar_array
+from gpugrad.ops.creation import asarray
 from gpugrad.state import enable_grad, mode, no_grad, switch
 from gpugrad.tape import walk
 from gpugrad.tensor import Leaf, Node, Tensor
@@ -151,8 +151,7 @@ def entry(x: Any) -> Tensor:
     """A differentiable stand-in for an argument: tied to the outer graph if there is one, else a new leaf."""
     if isinstance(x, Tensor) and x.node is not None and x.node.saved is not None:
         return RECORDING.alias(x)  # type: ignore[no-any-return]
-    raw_value = constant("grad", float(x) if type(x) is int else x)
-    return Tensor(scalar_array(raw_value) if isinstance(raw_value, float) else raw_value).requires_grad_()
+    return asarray(float(x) if type(x) is int else x.detach() if isinstance(x, Tensor) else x).requires_grad_()
 
 
 def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:

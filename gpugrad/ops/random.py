@@ -20,6 +20,7 @@ from gpugrad.define import multilinear, nondiff, update
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DomainError, DTypeError, describe, fail
 from gpugrad.ops import _kernels
+from gpugrad.ops.creation import get_default_device
 from gpugrad.ops.shape import operand, sizes
 from gpugrad.tensor import Tensor
 
@@ -152,14 +153,14 @@ def probability(p: float, op: str) -> float:
 class Generator:
     """A source of random tensors: the same seed gives the same bits in every process and on every device.
 
-    seed: any integer. device: where results are made. The counter moves to the device that asks for numbers, so one
-    generator serves several in one sequence; drawing on one device at a time needs no transfer.
+    seed: any integer. device: where results are made, the default device if None. The counter moves to the device that
+    asks for numbers, so one generator serves several in one sequence; drawing on one at a time needs no transfer.
     """
 
-    def __init__(self, seed: int = 0, device: str = "cpu") -> None:
+    def __init__(self, seed: int = 0, device: str | None = None) -> None:
         self.key: Key = (operator.index(seed) % WORD, ROOT)
-        backend = backends.get(device)
-        self._counter = Tensor(backend.asarray(np.zeros(1, "uint64"), device=device))
+        place = device or get_default_device()
+        self._counter = Tensor(backends.get(place).asarray(np.zeros(1, "uint64"), device=place))
         self.device = self._counter.device
 
     @property

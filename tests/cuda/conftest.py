@@ -6,7 +6,10 @@ import os
 
 import pytest
 
+from gpugrad import backends
 from gpugrad.backends import cuda
+from gpugrad.op import TABLE
+from gpugrad.testing import fake_cupy
 
 
 @pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -16,9 +19,22 @@ def backend(request):
         if reason:
             pytest.skip(reason.partition("\n")[0])
         return cuda.load()
-    from gpugrad.testing import emulator, fake_cupy
+    from gpugrad.testing import emulator
 
     if emulator.compiler() is None:
         pytest.skip("the emulator needs a C++ compiler")
     emulator.FLAGS = (*emulator.FLAGS, *os.environ.get("GPUGRAD_TEST_FLAGS", "").split())  # of test_sanitizers.py
     return cuda.load(fake_cupy)
+
+
+@pytest.fixture
+def double():
+    """CuPy's double as device 'cuda', for the length of a test."""
+    by_name, by_type = dict(backends._by_name), dict(backends._by_type)
+    backends.register(cuda.load(fake_cupy))
+    yield
+    for table, before in ((backends._by_name, by_name), (backends._by_type, by_type)):
+        table.clear()
+        table.update(before)
+    for op in TABLE.values():
+        op.impls.pop(fake_cupy.ndarray, None)

@@ -7,7 +7,6 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import backends
-from gpugrad.backends.cuda import load
 from gpugrad.op import TABLE
 from gpugrad.tensor import Tensor
 from gpugrad.testing import fake_cupy
@@ -15,26 +14,13 @@ from gpugrad.testing.emulator import compiler
 
 from ..ops.samples import Sample, collect
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("double")]
 CASES = [
     pytest.param(n, s, id=f"{n}-{i}")
     for n, ss in sorted(collect().items())
     for i, s in enumerate(ss)
     if n in TABLE and TABLE[n].kind != "update" and n != "to_device"  # which names a device itself
 ]
-
-
-@pytest.fixture(autouse=True)
-def double():
-    """The double as device 'cuda', for the length of a test."""
-    by_name, by_type = dict(backends._by_name), dict(backends._by_type)
-    backends.register(load(fake_cupy))
-    yield
-    for table, before in ((backends._by_name, by_name), (backends._by_type, by_type)):
-        table.clear()
-        table.update(before)
-    for op in TABLE.values():
-        op.impls.pop(fake_cupy.ndarray, None)
 
 
 def arguments(sample: Sample, device: str, dtype: str) -> list[Tensor | None]:
