@@ -237,6 +237,8 @@ def __repr__(self: Tensor) -> str:
         )
     else:
         body = f"<shape {list(self.shape)}>"
+    if not self.size and self.ndim != 1:
+        body += f", shape={self.shape}"
     parts = [body, f"dtype={self.dtype}"] + ([] if self.device == "cpu" else [f"device={self.device}"])
     if self.node is not None and self.node.op is None:
         parts.append("requires_grad=True")
