@@ -6,6 +6,7 @@ import contextlib
 import io
 import linecache
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def test_block(code, shown):
     if "data.digits" in code:
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn: gpugrad[train]")
     linecache.cache["README.md"] = (len(code), None, code.splitlines(keepends=True), "README.md")
+    if sys.version_info < (3, 11):  # which knows no columns
+        shown = re.sub(r"(README\.md:\d+):\d+", r"\1", shown)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})

@@ -65,6 +65,8 @@ def test_numpy_operators_defer():
     out = np.array([1.0, 2.0]) * t
     assert type(out) is Tensor
     assert type(np.float64(2) * t) is Tensor
+    assert type(np.ones((2, 2)) @ t) is Tensor
+    assert (np.array([3.0, 5.0]) - t).tolist() == [2.0, 4.0]
 
 
 def test_float32_is_never_widened_by_scalars():
@@ -73,6 +75,22 @@ def test_float32_is_never_widened_by_scalars():
         assert (t * other).dtype == gg.float32
         assert (other * t).dtype == gg.float32
     assert (t * gg.ones(2, dtype=gg.float64)).dtype == gg.float64
+
+
+@pytest.mark.parametrize(
+    "a, b, want",
+    [
+        ("float32", "float32", "float32"), ("float32", "float64", "float64"), ("float16", "float32", "float32"),
+        ("int64", "float32", "float32"), ("int8", "float16", "float16"), ("bool", "float32", "float32"),
+        ("int32", "int64", "int64"), ("uint8", "int8", "int16"), ("bool", "int32", "int32"), ("bool", "bool", "bool"),
+    ],
+)  # fmt: skip
+def test_promotion_table(a, b, want):
+    x, y = gg.ones(2, dtype=a), gg.ones(2, dtype=b)
+    assert gg.concat([x, y]).dtype == want
+    assert gg.maximum(x, y).dtype == want
+    assert gg.maximum(y, x).dtype == want
+    assert gg.result_type(x, y) == want
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])
@@ -106,6 +124,15 @@ def test_to_changes_dtype_and_keeps_identity_when_nothing_changes():
     assert gg.ones(2).to(device="cpu", dtype=gg.int32).dtype == gg.int32
 
 
+def test_cuda_says_why_it_is_not_there():
+    if gg.is_available("cuda"):
+        pytest.skip("there is a GPU")
+    with pytest.raises(DeviceError, match="cuda"):
+        gg.tensor([1.0]).cuda()
+    with pytest.raises(DeviceError, match="unknown device"):
+        gg.zeros(2, device="tpu")
+
+
 class Far(np.ndarray):
     """An array on another device, which refuses to be mixed with arrays of the CPU."""
 
@@ -125,6 +152,15 @@ class FarNumpy:
 
 class FarBackend(type(backends.get("cpu"))):
     name, array_type, xp = "far", Far, FarNumpy()
+
+    def implement(self, fwd, special):
+        run = super().implement(fwd, special)
+
+        def checked(*args, **attrs):
+            assert np.ndarray not in map(type, args), "an array of the CPU in code for the other device"
+            return run(*args, **attrs)
+
+        return checked
 
     def asarray(self, value, dtype=None, *, device=None, copy=None):
         return np.array(value, dtype=dtype, copy=copy).view(Far)

@@ -82,6 +82,18 @@ def test_an_in_place_update_op_is_caught_too():
     both_lines(error, "w[:2] -= 0.5", "y = (w * w).sum()")
 
 
+def test_an_optimiser_step_between_forward_and_backward():
+    w = leaf()
+    (w * w).sum().backward()
+    optimizer = gg.optim.SGD([w], lr=0.1)
+    y = (w * w).sum()
+    optimizer.step()
+    with pytest.raises(GraphError) as error:
+        y.backward()
+    both_lines(error, "optimizer.step()", "y = (w * w).sum()")
+    (w * w).sum().backward()  # a graph made afterwards is fine
+
+
 @pytest.mark.parametrize("case", ["not saved", "before use", "after backward", "other memory", "only shape"])
 def test_harmless_writes_give_the_right_gradient(case):
     w, c = leaf(), gg.tensor(X)
@@ -140,8 +152,10 @@ def test_recorded_assignment_gives_the_gradient_of_both_sides():
 def test_recorded_assignment_keeps_values_that_were_used_before():
     x = leaf()
     y = x * 2.0
-    before = (y * y).sum()
+    same, kept, before = y, y * 1.0, (y * y).sum()
     y[0] = 0.0
+    assert same is y
+    assert kept.tolist() == [2.0, 4.0, 6.0]
     (before + y.sum()).backward()
     np.testing.assert_allclose(x.grad.numpy(), 8 * X + [0, 2, 2])
 
@@ -174,9 +188,14 @@ def test_leaf_cannot_be_assigned_to():
     assert x.tolist() == X.tolist()
 
 
-@pytest.mark.parametrize("make", [
-    lambda x: (gg.tensor(X)[1:], x[1:] * 1.0), lambda x: ((x * 1.0)[1:], 0.0), lambda x: ((x * 1.0).reshape(3, 1)[:2], 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: (gg.tensor(X)[1:], x[1:] * 1.0),
+        lambda x: ((x * 1.0)[1:], 0.0),
+        lambda x: ((x * 1.0).reshape(3, 1)[:2], 0.0),
+    ],
+)
 def test_recorded_write_to_a_view_is_refused(make):
     """It would not reach the base, which NumPy users expect."""
     view, value = make(leaf())
@@ -205,9 +224,15 @@ def test_plain_assignment_takes_every_kind_of_index_and_value():
     assert t[1, 0].item() == 3.0
 
 
-@pytest.mark.parametrize("index, value, kind", [
-    (5, 0.0, RangeError), ((slice(None), [0, 9]), 0.0, RangeError), (0, [1.0, 2.0], ShapeError), (0, np.ones(3), ShapeError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "index, value, kind",
+    [
+        (5, 0.0, RangeError),
+        ((slice(None), [0, 9]), 0.0, RangeError),
+        (0, [1.0, 2.0], ShapeError),
+        (0, np.ones(3), ShapeError),
+    ],
+)
 def test_assignment_errors(index, value, kind):
     with pytest.raises(kind) as error:
         gg.zeros((3, 4))[index] = value

@@ -94,6 +94,7 @@ def test_indices_of_every_kind():
 @pytest.mark.parametrize("call, kind, words", [
     (lambda x: x[5], RangeError, ["[getitem]", "float64[3, 4]", "5"]),
     (lambda x: x[0, 0, 0], RangeError, ["[getitem]", "float64[3, 4]"]),
+    (lambda x: x[0:2:0], ShapeError, ["[getitem]", "step"]),
     (lambda x: x[1.0], DTypeError, ["[getitem]", "float"]),
     (lambda x: x["a"], DTypeError, ["[getitem]", "str"]),
     (lambda x: x[gg.ones(2)], DTypeError, ["[getitem]", "float32[2]"]),
@@ -131,7 +132,8 @@ def test_scatter_rows_of_both_devices_agree(n, width, dtype):
     want = op.impls[np.ndarray](t, ids, rows=7, distinct=False)
     got = op.fwd(np, t, ids, 7, False)
     assert got.dtype == want.dtype == dtype
-    np.testing.assert_allclose(got.astype("f8"), want.astype("f8"), rtol={"float16": 2e-3, "float32": 1e-5}.get(dtype, 1e-12), atol=1e-4)
+    tol = {"float16": 2e-3, "float32": 1e-6}.get(dtype, 1e-13)
+    np.testing.assert_allclose(got.astype("f8"), want.astype("f8"), rtol=tol, atol=100 * tol)
 
 
 def test_half_precision_embedding_gradient_sums_in_float32():
@@ -144,8 +146,12 @@ def test_half_precision_embedding_gradient_sums_in_float32():
 # --- functional updates ---------------------------------------------------------------------------------------
 
 X, IDS = rng.normal(size=(4, 3)), np.array([2, 0, 2])
-UPDATES = [("slice", np.s_[1:3, ::2], (2, 2)), ("row", np.s_[1], (3,)), ("repeated", np.s_[IDS], (3, 3)), ("pair", np.s_[IDS, [0, 1, 0]], (3,)),
-           ("mask", np.s_[X > 0.2], (int((X > 0.2).sum()),)), ("broadcast", np.s_[IDS], (1,)), ("number", np.s_[:, 1], ())]  # fmt: skip
+UPDATES = [
+    ("slice", np.s_[1:3, ::2], (2, 2)), ("row", np.s_[1], (3,)), ("number", np.s_[:, 1], ()),
+    ("distinct", np.s_[[0, 2]], (2, 3)),
+    ("repeated", np.s_[IDS], (3, 3)), ("pair", np.s_[IDS, [0, 1, 0]], (3,)), ("broadcast", np.s_[IDS], (1,)),
+    ("mask", np.s_[X > 0.2], (int((X > 0.2).sum()),)),
+]  # fmt: skip
 METHODS = {"add": np.add, "multiply": np.multiply, "min": np.minimum, "max": np.maximum}
 
 
@@ -216,7 +222,7 @@ def test_gradient_of_set_follows_the_value_that_stayed():
 def test_take_is_the_embedding_lookup():
     w, ids = gg.tensor(rng.normal(size=(5, 3))), rng.integers(0, 5, (2, 4))
     np.testing.assert_array_equal(gg.take(w, ids, axis=0).numpy(), w.numpy()[ids])
-    np.testing.assert_array_equal(gg.take(w, gg.tensor([[1], [2]]), axis=-1).numpy(), np.take(w.numpy(), [[1], [2]], axis=-1))
+    np.testing.assert_array_equal(gg.take(w, gg.tensor([[1], [2]]), -1).numpy(), np.take(w.numpy(), [[1], [2]], -1))
     assert gg.take(w, 7).item() == w.numpy().reshape(-1)[7]
     for axis in (0, 1, None):
         assert gg.gradcheck(lambda t, axis=axis: gg.take(t, [[0, 2], [2, 1]], axis=axis), [w])
