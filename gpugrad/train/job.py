@@ -381,8 +381,8 @@ def evaluate_run(path: Path, *, data: str | None = None, device: str = "auto", a
 
 def read_run(path: Path) -> tuple[dict[str, Any], Config]:
     """(state, configuration) of a checkpoint. Raises CheckpointError if it is not one of a run."""
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{path.parent}: no such run folder")
+    if not path.parent.is_dir() or not (path.suffix or path.exists()):
+        raise CheckpointError(f"{path if path.parent.is_dir() else path.parent}: no such run folder")
     state = load_state(path)
     try:
         return state, Config.from_json(state["config"])

@@ -128,7 +128,7 @@ def test_a_folder_that_is_in_use(tmp_path, small_set):
 
 def test_bad_runs_for_eval_and_resume(tmp_path):
     for args in (["eval", tmp_path / "none"], ["train", "--resume", tmp_path / "none"]):
-        assert "none" in refused(invoke(*args))
+        assert "none: no such run folder" in refused(invoke(*args))
     (tmp_path / "run").mkdir()
     for args in (["eval", tmp_path / "run"], ["train", "--resume", tmp_path / "run"]):
         assert "no such file" in refused(invoke(*args))
