@@ -100,7 +100,10 @@ class Rule:
         recording = F is RECORDING
         run = ctx._unpack(self.name, out, rest, recording)
         grads = pull(self.cls, run, [None if g is None else tensor(g) for g in (t if self.nout > 1 else [t])])
-        return grads if recording else tuple([None if g is None else g.data for g in grads])
+        if recording:
+            return grads
+        # Copies: what a user's rule returns may be one tensor twice, or one that the user keeps, and leaves grow in place.
+        return tuple([None if g is None else g.data.copy() for g in grads])
 
     def jvp(self, F: Any, ts: tuple[Any, ...], out: Any, *rest: Any, ctx: Context) -> Any:
         """`jvp` of the class. Raises GraphError where it has none."""

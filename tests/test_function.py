@@ -415,3 +415,20 @@ def test_custom_op():
     x = leaf([0.4, 1.6])
     straight_through(x).sum().backward()
     assert x.grad.tolist() == [1.0, 1.0]
+
+
+def test_gradients_that_share_memory_do_not_meet_in_the_leaves():
+    class Both(gg.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x + y
+
+        @staticmethod
+        def backward(ctx, g):
+            twice = g * 1.0
+            return twice, twice
+
+    x, y = (gg.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    for _ in range(2):
+        Both.apply(x, y).sum().backward()
+    assert x.grad.tolist() == y.grad.tolist() == [2.0, 2.0]
