@@ -102,7 +102,7 @@ class Rule:
         grads = pull(self.cls, run, [None if g is None else tensor(g) for g in (t if self.nout > 1 else [t])])
         if recording:
             return grads
-        # Copies: what a user's rule returns may be one tensor twice, or one that the user keeps, and leaves grow in place.
+        # Copies: a user's rule may return one tensor twice, or one that the user keeps, and leaves grow in place.
         return tuple([None if g is None else g.data.copy() for g in grads])
 
     def jvp(self, F: Any, ts: tuple[Any, ...], out: Any, *rest: Any, ctx: Context) -> Any:
