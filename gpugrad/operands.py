@@ -27,7 +27,15 @@ def explain_failure(op: str, error: Exception, args: tuple[Any, ...], attrs: dic
         [describe(a) for a in flat if a is not None]
         + [f"{k}={v!r}" for k, v in attrs.items() if v is not None and not hasattr(v, "shape")]
     )
-    return fail(kind, op, f"({shown}): {error}")
+    return fail(kind, op, f"({shown}): {mismatch(op, flat) or error}")
+
+
+def mismatch(op: str, operands: list[Any]) -> str:
+    """Why two shapes do not fit, in plain words where the array library speaks of its internals; else empty."""
+    if op == "matmul" and len(operands) == 2 and all(getattr(a, "ndim", 0) for a in operands):
+        inner = operands[0].shape[-1], operands[1].shape[max(-2, -operands[1].ndim)]
+        return "" if inner[0] == inner[1] else f"the inner dimensions {inner[0]} and {inner[1]} differ"
+    return ""
 
 
 KINDS: tuple[tuple[type[Exception], type[GpugradError]], ...] = (
