@@ -49,13 +49,16 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def frames(run: Callable[[], Any]) -> int:
-    """Python functions entered by run(), itself not counted."""
+ENGINE = {str(Path(gg.__file__).with_name(f"{n}.py")) for n in ("op", "tensor", "tape", "operands", "state", "errors")}
+
+
+def frames(run: Callable[[], Any], engine_only: bool = False) -> int:
+    """Python functions entered by run(), itself not counted; or just the engine's, without the forwards and rules."""
     count = 0
 
     def tally(frame: Any, event: str, arg: Any) -> None:
         nonlocal count
-        count += event == "call"
+        count += event == "call" and (not engine_only or frame.f_code.co_filename in ENGINE)
 
     before = sys.getprofile()
     sys.setprofile(tally)
@@ -63,7 +66,7 @@ def frames(run: Callable[[], Any]) -> int:
         run()
     finally:
         sys.setprofile(before)
-    return count - 1
+    return count - (not engine_only)
 
 
 def forward_frames(operation: Callable[[Any, Any], Any]) -> int:

@@ -224,24 +224,23 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
         raws: list[Any] = []
         parents: list[Node | None] = []
         first = strange = None
-        live = False
+        live = mixed = False  # mixed: operands differ in dtype, or one needs conversion
         for x in xs:
             n = None
             if type(x) is Tensor:
                 n, x = x.node, x.data
                 if n is not None and n.saved is None:
                     n = None
-                if first is None:
-                    first = x
-                live = live or n is not None
+                first = x if first is None else first
+                live, mixed = live or n is not None, mixed or x.dtype is not first.dtype
             elif x is not None:
-                strange = x
+                strange, mixed = x, mixed or (type(x) is not float and type(x) is not int)
             raws.append(x)
             parents.append(n)
         live = live and recorded and mode.enabled
-        if strange is not None:
+        if strange is not None and mixed:
             raws = [None if x is None else constant(name, x, first) for x in raws]
-        if promotes or first is None:
+        if first is None or (promotes and (mixed or (strange is not None and first.dtype.kind != "f"))):
             raws = join(raws)
             first = next(a for a in raws if hasattr(a, "dtype"))
         if floating and first.dtype.kind in "iub":
@@ -270,7 +269,7 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
 
 def kept(op: Op, parents: list[Node | None], out: Any, raws: list[Any], extra: Any) -> tuple[Any, ...]:
     """The saved tuple (out, *inputs, aux): values, shapes or None, as the rules' parameter names ask."""
-    codes = op.keep((True,) if len(parents) == 1 else tuple([p is not None for p in parents]))
+    codes = op.union.get(tracked := tuple(map(bool, parents))) or op.keep(tracked)
     values, saved = (out, *raws, extra) if op.aux else (out, *raws), []
     for v, c in zip(values, codes):
         saved.append(v if c == KEEP else np.shape(v) if c == SHAPE and v is not None else None)

@@ -9,7 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import gpugrad as gg
+from gpugrad.op import TABLE, raw
+
+from .ops.samples import collect
 
 ROOT = Path(__file__).parent.parent
 BUDGET = json.loads((ROOT / "bench" / "budget.json").read_text())
@@ -33,6 +39,31 @@ def test_frames_of_a_recorded_elementwise_op(name):
 @pytest.mark.parametrize("name", BENCH.OPERATIONS)
 def test_frames_of_a_backward_op(name):
     assert 0 <= BENCH.backward_frames(BENCH.OPERATIONS[name]) <= BUDGET["backward"]
+
+
+ELEMENTWISE = [n for n, samples in collect().items() if n in TABLE and TABLE[n].kind == "elementwise" and samples]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_engine_frames_of_every_elementwise_op(name):
+    """Whatever its forward does: dispatch, recording and saving stay within the budget, and so does one step back."""
+    op, sample = TABLE[name], collect()[name][0]
+    arrays = [a if a is None else np.asarray(a) for a in sample.args]
+    args = [
+        a if a is None else gg.tensor(a, requires_grad=a.dtype.kind == "f") if a.ndim else gg.tensor(a) for a in arrays
+    ]
+    out = op.call(*args, **sample.attrs)
+    assert BENCH.frames(lambda: op.call(*args, **sample.attrs), engine_only=True) <= BUDGET["forward"]
+    if out.node is None or op.via is not None:
+        return
+    seed = gg.ones(out.shape, dtype=out.dtype)
+    saved, F = out.node.saved, raw(out.data)
+    rules = [d for d, p in zip(op.vjps, out.node.parents) if d is not None and p is not None]
+    assert len(rules) >= 1
+    for rule in rules:
+        rule(F, seed.data, *saved, **sample.attrs)  # fills the namespace
+        step = BENCH.frames(lambda rule=rule: rule(F, seed.data, *saved, **sample.attrs), engine_only=True)
+        assert step <= BUDGET["backward"]
 
 
 def test_the_counter_counts():

@@ -414,7 +414,8 @@ def where_forward(xp: Any, condition: Any, x: Any, y: Any) -> Any:
     if not (hasattr(x, "dtype") or hasattr(y, "dtype")):
         x = xp.asarray(scalar_array(x))
     a, b = getattr(x, "dtype", None), getattr(y, "dtype", None)
-    if a is not b and (a is None or b is None or a != b):
+    weak = a is None or b is None  # a Python scalar takes the other branch's type, unless that is an integer's
+    if a is not b and ((b if a is None else a).kind != "f" if weak else a != b):  # type: ignore[union-attr]
         x, y = join([x, y])
     return select(xp, condition, x, y) if hasattr(condition, "dtype") else xp.where(condition, x, y)
 
