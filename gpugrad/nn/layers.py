@@ -7,11 +7,12 @@ A ShapeError names the layer, the shape it got, the shape it expects and the use
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gpugrad as gg
-from gpugrad.errors import DomainError, ShapeError, fail
+from gpugrad.errors import DomainError, ShapeError, fail, here
 from gpugrad.nn import functional as F
 from gpugrad.nn import init
 from gpugrad.nn.module import Module, Sequential
@@ -21,6 +22,22 @@ def expect(layer: Module, x: Any, fits: bool, expected: str) -> None:
     """Raise ShapeError in the layer's name unless the shape fits."""
     if not fits:
         raise fail(ShapeError, layer.label, f"got shape {list(x.shape)}, expected {expected}")
+
+
+_warned: set[str] = set()
+
+
+def mode_of(layer: Module) -> bool:
+    """Whether the layer trains; warns once a kind of layer if it does while nothing is recorded."""
+    kind = type(layer).__name__
+    if layer.training and not gg.is_grad_enabled() and kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(
+            f"[{kind}] is in training mode while gradients are off; evaluate inside `with model.evaluating():` "
+            f"or after model.eval()\n  at {here()}",
+            stacklevel=2,
+        )
+    return layer.training
 
 
 def positive(layer: str, **sizes: int) -> None:
@@ -240,7 +257,7 @@ class Dropout(Module):
 
     def forward(self, x: gg.Tensor) -> gg.Tensor:
         """x with elements dropped, or x in evaluation mode."""
-        return F.dropout(x, self.p, self.training, self.generator)  # type: ignore[no-any-return]
+        return F.dropout(x, self.p, mode_of(self), self.generator)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """'p=0.5'."""
@@ -277,7 +294,7 @@ class BatchNorm(Module):
         expected = " or ".join(layout.format(self.num_features) for layout in self.layouts.values())
         expect(self, x, x.ndim in self.layouts and x.shape[1] == self.num_features, expected)
         return F.batch_norm(  # type: ignore[no-any-return]
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+            x, self.running_mean, self.running_var, self.weight, self.bias, mode_of(self), self.momentum, self.eps
         )
 
     def extra_repr(self) -> str:

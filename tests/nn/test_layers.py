@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -324,3 +325,19 @@ def test_a_small_network_learns():
 def test_float64_inputs_are_not_hidden():
     out = nn.Linear(2, 1, generator=gen())(gg.ones((1, 2), dtype=gg.float32))
     assert out.dtype == gg.float32
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(3)], ids=lambda m: type(m).__name__)
+def test_evaluating_in_training_mode_warns_once(layer, monkeypatch):
+    monkeypatch.setattr("gpugrad.nn.layers._warned", set())
+    x = gg.ones((4, 3))
+    with gg.no_grad(), pytest.warns(UserWarning, match="training mode while gradients are off"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with gg.no_grad():
+            layer(x)  # said once
+        monkeypatch.setattr("gpugrad.nn.layers._warned", set())
+        layer(x)  # training
+        with layer.evaluating(), gg.no_grad():
+            layer(x)
