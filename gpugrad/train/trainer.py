@@ -10,6 +10,7 @@ from typing import Any
 
 import gpugrad as gg
 from gpugrad import nn
+from gpugrad.errors import GraphError, fail
 from gpugrad.train.metrics import Meters
 
 
@@ -98,6 +99,8 @@ class Trainer:
         logits = self.model(x)
         loss = self.loss(logits, y)
         loss.backward()
+        if self.step == 0:
+            check_connected(self.model)
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -254,6 +257,15 @@ def evaluate(
         sums, n = meters.read(), len(y)
         return Evaluation(
             sums["loss"] / n, sums["correct"] / n, gg.concat(predicted).numpy(), gg.concat(confidence).numpy()
+        )
+
+
+def check_connected(model: nn.Module) -> None:
+    """Raise GraphError naming the parameters that require gradients and got none from the first loss."""
+    cut = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if cut:
+        raise fail(
+            GraphError, "Trainer", f"the loss does not depend on {', '.join(cut)}; use or freeze what is trained"
         )
 
 

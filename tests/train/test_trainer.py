@@ -303,3 +303,19 @@ def test_a_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert [r["step"] for r in cut_log(log, 2)] == [1, 2, 2]
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2}\n'
     assert cut_log(tmp_path / "new.jsonl", 2) == []
+
+
+def test_a_parameter_that_the_loss_does_not_reach_is_named():
+    class Cut(nn.Module):
+        def __init__(self):
+            self.used, self.forgotten = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = Cut()
+    loader = data.ArrayLoader(*problem(), batch_size=16)
+    with pytest.raises(gg.errors.GraphError, match=r"forgotten\.weight, forgotten\.bias"):
+        Trainer(model, optim.SGD(model.parameters(), lr=0.1)).fit(loader, 1)
+    model.forgotten.freeze()
+    Trainer(model, optim.SGD(model.used.parameters(), lr=0.1)).fit(loader, 1)
