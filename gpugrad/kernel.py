@@ -11,6 +11,7 @@ from typing import Any
 
 from gpugrad.errors import DeviceError, fail
 
+ENTRY = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*\n', re.M)
 
 
@@ -21,6 +22,10 @@ class Kernel:
     family: str
     name: str
     call: Callable[..., Any] | None = None
+
+    def code(self) -> str:
+        """The text that the compiler gets."""
+        return source(source_path(self.family))
 
 
 def kernel(family: str, name: str, call: Callable[..., Any] | None = None) -> Kernel:
@@ -52,17 +57,18 @@ def source_path(family: str) -> Path:
     return path
 
 
-def source(path: Path) -> str:
-    """A .cu file as one text, with our own headers put in place of their include lines, each once.
+def source(path: Path, text: str | None = None) -> str:
+    """A .cu file (or `text`, as if it stood there) with our headers put in place of their include lines, each once.
 
     CuPy's cache of compiled kernels is keyed by this text and knows nothing of files that it includes: a changed
     header has to change the text. `#line` keeps the compiler's messages true.
     """
     seen: set[Path] = set()
 
-    def expand(file: Path) -> str:
+    def expand(file: Path, text: str | None = None) -> str:
         seen.add(file)
-        text = file.read_text(encoding="utf-8").replace("#pragma once\n", "\n")
+        if text is None:
+            text = file.read_text(encoding="utf-8").replace("#pragma once\n", "\n")
         parts, done, line = [f'#line 1 "{file.name}"\n'], 0, 1
         for found in INCLUDE.finditer(text):
             parts.append(text[done : found.start()])
@@ -72,4 +78,27 @@ def source(path: Path) -> str:
         parts.append(text[done:])
         return "".join(parts)
 
-    return expand(path)
+    return expand(path, text)
+
+
+def source_text(text: str, filename: str = "kernel.cu") -> str:
+    """CUDA source given as a string, which may include our headers by name."""
+    return source(find_kernels() / filename, text)
+
+
+@functools.lru_cache(256)
+def signature(code: str, name: str) -> list[str]:
+    """The declared type of each parameter of a kernel, `*` at the end of a pointer's. Raises DeviceError.
+
+    Read from the text, so that a launch can give every number the width that the kernel expects.
+    """
+    for entry in ENTRY.finditer(code):
+        if entry[1] == name:
+            return [declared(parameter) for parameter in entry[2].split(",") if parameter.strip()]
+    raise fail(DeviceError, "kernels", f"there is no kernel {name} in the source")
+
+
+def declared(parameter: str) -> str:
+    """'float*' of `const float* __restrict__ x`."""
+    kind, star, rest = re.sub(r"\b(const|__restrict__)\b", " ", parameter).rpartition("*")
+    return " ".join(kind.split()) + "*" if star else " ".join(rest.split()[:-1])

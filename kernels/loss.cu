@@ -4,7 +4,8 @@
 //   loss = sum_c q_c (lse - x_c)    dx_c = t (Q exp(x_c - lse) - q_c)
 //
 // y: soft labels (N, C) of type T, or class numbers (N,), which mean 1 at the class. w: weights (C,) or null for 1.
-// s: label smoothing. A row whose class is ignore_index has loss 0 and dx 0; any other class outside 0 <= y < C gives NaN.
+// s: label smoothing. A row whose class is ignore_index has loss 0 and dx 0; any other class outside 0 <= y < C gives NaN
+// and a letter in the mailbox.
 // A class with q_c = 0 costs nothing, whatever its logit. lse is kept in double, so that exp(x - lse) loses no digit.
 // Moves, in elements of T: forward N C read (2 N C with soft labels), backward N C read and N C written (twice the reads
 // with soft labels, whose Q is summed first). One team a row: a warp up to 1024 columns, a block beyond. The maximum
@@ -47,7 +48,7 @@ template <class T> struct Target<T, T> {
 
 template <class T, class L>
 __global__ void softmax_xent(T* loss, double* lse, const T* logits, const L* labels, const T* weight, long long rows,
-                             long long cols, long long ignore_index, Acc<T> smoothing) {
+                             long long cols, long long ignore_index, Acc<T> smoothing, Mailbox* box, int site) {
     using A = Acc<T>;
     long long row = row_number();
     if (row >= rows) return;
@@ -77,6 +78,7 @@ __global__ void softmax_xent(T* loss, double* lse, const T* logits, const L* lab
         total = cost(q(q.y), widen(x[q.y]));
     }
     if (threadIdx.x == 0) {
+        if (!q.valid() && !q.ignored()) report(box, site, row, q.y);
         loss[row] = narrow<T>(q.ignored() ? A(0) : q.valid() ? total : A(GG_NAN));
         lse[row] = infinite ? double(log_sum) : double(base) + logarithm(double(all_sum));
     }

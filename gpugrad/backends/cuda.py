@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
+from gpugrad.backends.launch import Launch
+from gpugrad.backends.mailbox import BYTES, Mailbox
 from gpugrad.errors import DeviceError, fail
-from gpugrad.kernel import Kernel, source, source_path
-
-TYPES = {
-    "float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16", "int32": "int",
-    "int64": "long long",
-}  # fmt: skip
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-OPTIONS = ("-std=c++17",)
-NULL = np.uintp(0)  # passed by value; for None CuPy would pass no argument at all
+from gpugrad.kernel import Kernel
 
 INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100  # cudaError_t
 INSTALL = "install it with: pip install 'gpugrad[cuda12]' (driver 525 or newer) or 'gpugrad[cuda13]' (580 or newer)"
@@ -100,6 +93,8 @@ class CUDABackend:
     Work goes to CuPy's current stream. Each device gets a stream of its own here instead of the null stream, which no
     CUDA graph can capture. It is a blocking one: CUDA orders it with the null stream, so that arrays made by a user's
     CuPy code, or on a thread that never came by here, need no events.
+
+    checked: launch every kernel through CuPy's own path and wait for it (the default with GPUGRAD_DEBUG=1).
     """
 
     name = "cuda"
@@ -108,6 +103,9 @@ class CUDABackend:
         self.xp = xp
         self.array_type: type = xp.ndarray
         self.streams: dict[int, Any] = {}
+        self.mailbox = Mailbox(xp.cuda.alloc_pinned_memory(BYTES))
+        self.checked = os.environ.get("GPUGRAD_DEBUG", "0") != "0"
+        self.count = xp.cuda.runtime.getDeviceCount()
         self.use(xp.cuda.Device().id)
 
     def use(self, index: int) -> None:
@@ -121,8 +119,22 @@ class CUDABackend:
         """A kernel of ours, a CuPy function by name, or a Python function of (xp, *arrays, **attrs) bound to CuPy."""
         run = special.get("cuda", fwd)
         if isinstance(run, Kernel):
-            return Launch(self, run, self.implement(fwd, {}))
-        return getattr(self.xp, run) if isinstance(run, str) else functools.partial(run, self.xp)
+            call: Any = Launch(self, run, self.implement(fwd, {}))
+        else:
+            call = getattr(self.xp, run) if isinstance(run, str) else functools.partial(run, self.xp)
+        return call if self.count == 1 else self.following(call)
+
+    def following(self, run: Any) -> Any:
+        """`run` on the device where its first array lies."""
+
+        @functools.wraps(run)
+        def call(*arrays: Any, **attrs: Any) -> Any:
+            flat = (a for x in arrays for a in (x if isinstance(x, list) else (x,)))
+            first = next((a for a in flat if isinstance(a, self.xp.ndarray)), None)
+            with contextlib.nullcontext() if first is None else self.scope(self.device_of(first)):
+                return run(*arrays, **attrs)
+
+        return call
 
     def asarray(self, value: Any, dtype: Any = None, *, device: str | None = None, copy: bool | None = None) -> Any:
         """A CuPy array on `device` (the current one if None); from another device by a copy between the two."""
@@ -134,8 +146,10 @@ class CUDABackend:
             return self.xp.asarray(value, dtype=dtype, copy=copy)
 
     def to_numpy(self, array: Any) -> Any:
-        """A copy of the values on the host; waits for the current stream."""
-        return self.xp.asnumpy(array)
+        """A copy of the values on the host; waits for the current stream. Raises what a kernel reported until then."""
+        values = self.xp.asnumpy(array)
+        self.mailbox.check()
+        return values
 
     def device_of(self, array: Any) -> str:
         """'cuda:N'."""
@@ -156,95 +170,17 @@ class CUDABackend:
             yield
 
     def synchronize(self) -> None:
-        """Wait for everything on every device that was used."""
+        """Wait for everything on every device that was used. Raises what a kernel reported."""
         for index in self.streams:
             self.xp.cuda.Device(index).synchronize()
+        self.mailbox.check()
+
+    @property
+    def device(self) -> int:
+        """Number of the current device."""
+        return 0 if self.count == 1 else self.xp.cuda.runtime.getDevice()  # type: ignore[no-any-return]
 
     @functools.cached_property
     def processors(self) -> int:
         """Number of multiprocessors of the first device."""
         return int(self.xp.cuda.runtime.getDeviceProperties(0)["multiProcessorCount"])
-
-
-# --- kernels --------------------------------------------------------------------------------------------------------
-
-Dims = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def launch_shape(rows: int, columns: int | None, processors: int) -> Dims:
-    """(grid, block) of a map over `rows` pieces of work, or with `columns` of one team a row; see kernels/common.cuh.
-
-    Map: a thread a piece, and a grid-stride loop once 32 blocks wait on each multiprocessor.
-    Rows: up to 1024 columns a warp a row, 8 rows a block; beyond, a block a row that grows with the row.
-    """
-    if columns is None:
-        return (min(-(-rows // 256), 32 * processors),), (256,)
-    if columns <= 1024:
-        return (-(-rows // 8),), (32, 8)
-    return (rows,), (256 if columns <= 8192 else 512 if columns <= 32768 else 1024,)
-
-
-class Launch:
-    """An op's implementation by a kernel: called like the op's forward, which it falls back to."""
-
-    def __init__(self, backend: CUDABackend, kernel: Kernel, twin: Any) -> None:
-        self.backend, self.kernel, self.twin = backend, kernel, twin
-        self.xp = backend.xp
-        self.call = kernel.call or elementwise
-        self.bound: dict[tuple[Any, ...], Any] = {}
-
-    def __call__(self, *arrays: Any, **attrs: Any) -> Any:
-        out = self.call(self, *arrays, **attrs)
-        return self.twin(*arrays, **attrs) if out is NotImplemented else out
-
-    def takes(self, *arrays: Any) -> bool:
-        """Whether these are arrays of one floating type that kernels are made for."""
-        if not all(isinstance(a, self.xp.ndarray) for a in arrays):
-            return False
-        return len({a.dtype for a in arrays}) == 1 and arrays[0].dtype.name in FLOATS
-
-    def run(self, types: tuple[Any, ...], args: tuple[Any, ...], rows: int, columns: int | None = None) -> None:
-        """Launch the instance for these dtypes over `rows` pieces of work, or `rows` rows of `columns`; none: nothing.
-
-        args: outputs, inputs, sizes. Arrays are read as contiguous; None is the null pointer; every number is a NumPy
-        scalar of the parameter's type, because CuPy passes a Python number as 8 bytes whatever the parameter is.
-        """
-        if rows == 0 or columns == 0:
-            return
-        function = self.bound.get(types) or self.bind(types)
-        grid, block = launch_shape(rows, columns, self.backend.processors)
-        function(grid, block, tuple([self.pack(a) for a in args]))
-
-    def pack(self, value: Any) -> Any:
-        """An argument as CuPy passes it rightly."""
-        if value is None:
-            return NULL
-        if isinstance(value, np.generic):
-            return value
-        if isinstance(value, (bool, int, float)):
-            raise TypeError(
-                f"{self.kernel.name} was given a Python {type(value).__name__}; give the parameter's NumPy type"
-            )
-        return value if value.flags.c_contiguous else self.xp.ascontiguousarray(value)
-
-    def bind(self, types: tuple[Any, ...]) -> Any:
-        """Compile the template for these dtypes.
-
-        One module an instance: only what is used is compiled, and CuPy keeps the result on disk by source, options
-        and name. Templates rather than a type macro, so that a .cu file is plain C++ and names appear in profiles.
-        """
-        name = f"{self.kernel.name}<{', '.join(TYPES[t.name] for t in types)}>"
-        code = source(source_path(self.kernel.family))
-        module = self.xp.RawModule(code=code, options=OPTIONS, name_expressions=[name])
-        function = self.bound[types] = module.get_function(name)
-        return function
-
-
-def elementwise(launch: Launch, *arrays: Any) -> Any:
-    """`name<T>(out, in..., n)` on arrays of one shape and dtype."""
-    first = arrays[0]
-    if not launch.takes(*arrays) or any(a.shape != first.shape for a in arrays):
-        return NotImplemented
-    out = launch.xp.empty(first.shape, first.dtype)
-    launch.run((first.dtype,), (out, *arrays, np.int64(out.size)), -(-out.nbytes // 16))  # a packet a thread
-    return out

@@ -9,8 +9,8 @@ import numpy as np
 
 from gpugrad.define import elementwise
 from gpugrad.errors import DomainError, ShapeError, describe, fail
+from gpugrad.launch import activation as launch
 from gpugrad.op import RECORDING
-from gpugrad.ops import _kernels
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.elementwise import abs as _abs
 from gpugrad.ops.elementwise import blocked, clip, erf_forward, select, where
@@ -28,7 +28,7 @@ relu = elementwise(
 )  # fmt: skip
 relu_bwd = elementwise(
     "relu_bwd", lambda xp, t, out: xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t),
-    lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=_kernels.relu_bwd,
+    lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=launch.relu_bwd,
     doc="t where relu's output is above 0 (or NaN), else 0.",
 )  # fmt: skip
 _leaky_relu = elementwise(

@@ -18,8 +18,8 @@ from gpugrad import backends
 from gpugrad.define import general, linear, multilinear, nondiff
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.launch import index as launch
 from gpugrad.op import RECORDING
-from gpugrad.ops import _kernels
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.shape import astype, broadcast_to, flatten, operand, reshape
 from gpugrad.tensor import Tensor
@@ -217,7 +217,7 @@ _gather_op = multilinear(
 _scatter_rows_op = multilinear(
     "scatter_rows", _scatter_rows,
     lambda F, t, _out, _t, ids, rows, distinct: F.gather(t, ids, index=(ARRAY,), distinct=distinct),
-    promotes=False, cpu=_scatter_rows_cpu, cuda=_kernels.scatter_rows,
+    promotes=False, cpu=_scatter_rows_cpu, cuda=launch.scatter_rows,
     doc="(*ids.shape, *rest) and row numbers 0 <= ids < rows to (rows, *rest): the sum of the rows of each number.",
 )  # fmt: skip
 _put_op = general(

@@ -18,7 +18,7 @@ import numpy as np
 from gpugrad.define import elementwise, general
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
-from gpugrad.ops import _kernels
+from gpugrad.launch import loss as launch
 from gpugrad.ops.shape import operand
 from gpugrad.rules import Rule, add_up
 
@@ -200,9 +200,9 @@ general(
     jvp=lambda F, ts, _out, _labels, *, smoothing, **_a: (1.0 - smoothing) * ts[0],
 )  # fmt: skip
 _softmax_xent = general(
-    "softmax_xent", _xent, d_logits, d_labels, d_weight, jvp=xent_jvp, aux=True, cuda=_kernels.softmax_xent
+    "softmax_xent", _xent, d_logits, d_labels, d_weight, jvp=xent_jvp, aux=True, cuda=launch.softmax_xent
 )
-general("softmax_xent_bwd", _xent_bwd, via=xent_bwd_via, cuda=_kernels.softmax_xent_bwd)
+general("softmax_xent_bwd", _xent_bwd, via=xent_bwd_via, cuda=launch.softmax_xent_bwd)
 
 
 def softmax_xent(

@@ -19,7 +19,7 @@ from gpugrad import backends
 from gpugrad.define import multilinear, nondiff, update
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DomainError, DTypeError, describe, fail
-from gpugrad.ops import _kernels
+from gpugrad.launch import random as launch
 from gpugrad.ops.creation import get_default_device
 from gpugrad.ops.shape import operand, sizes
 from gpugrad.tensor import Tensor
@@ -136,7 +136,7 @@ _snapshot = nondiff("snapshot", lambda xp, counter: counter.copy())
 _advance = update("advance", move_on)
 _dropout = multilinear(
     "dropout", mask, lambda F, t, _out, _x, counter, *, key, p: F.dropout(t, counter, key=key, p=p), None,
-    promotes=False, cuda=_kernels.dropout,
+    promotes=False, cuda=launch.dropout,
 )  # fmt: skip
 
 

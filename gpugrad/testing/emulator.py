@@ -59,9 +59,17 @@ class Kernel:
             raise EmulatorError(f"[{self.name}] takes {len(self.signature)} arguments, got {len(args)}")
         boxes = [box(self.name, i, a, kind) for i, (a, kind) in enumerate(zip(args, self.signature))]
         pointers = (ctypes.c_void_p * max(1, len(boxes)))(*[ctypes.addressof(b) for b in boxes])
+        how: dict[str, Any] = {"schedule": schedule, "seed": seed, "reverse_blocks": reverse_blocks}
+        self.launch_pointers(grid, block, ctypes.addressof(pointers), shared_mem, **how)
+
+    def launch_pointers(
+        self, grid: Sequence[int], block: Sequence[int], pointers: int, shared_mem: int = 0, *,
+        schedule: str = "natural", seed: int = 0, reverse_blocks: bool = False,
+    ) -> None:  # fmt: skip
+        """Launch as cuLaunchKernel does: `pointers` is the address of an array of addresses, one an argument."""
         dims = [(ctypes.c_uint * 3)(*(*d, 1, 1, 1)[:3]) for d in (grid, block)]
         message = self._launch(
-            pointers,
+            ctypes.c_void_p(pointers),
             dims[0],
             dims[1],
             ctypes.c_size_t(shared_mem),
@@ -77,8 +85,8 @@ class Kernel:
 def box(name: str, i: int, value: Any, kind: str) -> Any:
     """An argument as C memory, refused unless it has the parameter's own type and width."""
     if kind[0] == "p":
-        if value is None or (isinstance(value, np.uintp) and value == 0):  # by value, as CuPy takes a null pointer
-            return ctypes.c_void_p(None)
+        if value is None or isinstance(value, np.uintp):  # an address by value, as CuPy takes a null pointer
+            return ctypes.c_void_p(None if value is None else int(value))
         if not isinstance(value, np.ndarray):
             raise EmulatorError(f"[{name}] argument {i} is {type(value).__name__}, expected an array")
         if kind != "p1" and value.dtype.itemsize != int(kind[1:]):
@@ -86,6 +94,10 @@ def box(name: str, i: int, value: Any, kind: str) -> Any:
                 f"[{name}] argument {i} is an array of {value.dtype}, expected elements of {kind[1:]} bytes"
             )
         return ctypes.c_void_p(value.ctypes.data)
+    if kind[0] == "s" and isinstance(value, (np.void, np.ndarray)) and value.size == 1:  # a struct by value
+        if value.nbytes != int(kind[1:]):
+            raise EmulatorError(f"[{name}] argument {i} is a struct of {value.nbytes} bytes, expected {kind[1:]}")
+        return (ctypes.c_char * value.nbytes).from_buffer_copy(value.tobytes())
     if not isinstance(value, (np.generic, bool)):
         raise EmulatorError(
             f"[{name}] argument {i} is {type(value).__name__}, expected a NumPy scalar; CuPy would pass 8 bytes"

@@ -210,10 +210,30 @@ class RawKernel:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+        handles.append(self)
+        self.kernel = types.SimpleNamespace(ptr=len(handles))
 
     def __call__(self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0) -> None:
+        self.launch(grid, block, shared_mem, [a._host if isinstance(a, ndarray) else a for a in args])
+
+    def launch(self, grid: Sequence[int], block: Sequence[int], shared: int, args: Any) -> None:
+        """Run it; `args` is a list of arguments or the address of an array of their addresses."""
+        if shared > self.max_dynamic_shared_size_bytes:
+            raise CUDARuntimeError("CUDA_ERROR_INVALID_VALUE: more dynamic shared memory than the kernel asked for")
         launched.append(self._kernel.name)
-        self._kernel(grid, block, [a._host if isinstance(a, ndarray) else a for a in args], shared_mem, **schedule)
+        run = self._kernel.launch_pointers if isinstance(args, int) else self._kernel
+        run(grid, block, args, shared, **schedule)
+
+
+handles: list[RawKernel] = []
+
+
+def launch_kernel(
+    f: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, params: int, extra: int
+) -> None:
+    """As cupy.cuda.driver.launchKernel: no argument is checked."""
+    handles[f - 1].launch((gx, gy, gz), (bx, by, bz), shared, params)
 
 
 @contextlib.contextmanager
@@ -304,7 +324,7 @@ runtime = types.SimpleNamespace(
 )  # fmt: skip
 cuda = types.SimpleNamespace(
     Device=Device, Stream=Stream, runtime=runtime, is_available=lambda: True, get_current_stream=lambda *_: _stream,
-    alloc_pinned_memory=bytearray,
+    alloc_pinned_memory=bytearray, driver=types.SimpleNamespace(launchKernel=launch_kernel),
 )  # fmt: skip
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=forward(np.lib.stride_tricks.as_strided)))
 LINALG = ("inv", "det", "slogdet", "solve", "cholesky", "eigh", "svd", "qr", "norm")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
+import numpy as np
 import pytest
 
 from gpugrad import backends
 from gpugrad.backends import cuda
+from gpugrad.backends.launch import FLOATS
 from gpugrad.op import TABLE
 from gpugrad.testing import fake_cupy
 
@@ -38,3 +41,23 @@ def double():
         table.update(before)
     for op in TABLE.values():
         op.impls.pop(fake_cupy.ndarray, None)
+
+
+SCHEDULES = [{}, {"schedule": "reversed", "reverse_blocks": True}, {"schedule": "random", "seed": 5}]
+
+
+@pytest.fixture(params=FLOATS)
+def dtype(request):
+    if request.param == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes").bfloat16)
+    return np.dtype(request.param)
+
+
+@pytest.fixture(params=SCHEDULES, ids=["natural", "reversed", "random"])
+def scheduled(request, backend):
+    """The order in which the emulator runs threads and blocks; a GPU chooses for itself."""
+    if backend.xp.__name__ == "cupy":
+        if request.param:
+            pytest.skip("a GPU has no schedule to choose")
+        return contextlib.nullcontext()
+    return backend.xp.scheduled(**request.param)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
 import pytest
 
 from gpugrad import backends
-from gpugrad.backends import cuda
+from gpugrad.backends import cuda, launch
 from gpugrad.errors import DeviceError
-from gpugrad.kernel import kernel
+from gpugrad.kernel import Kernel, kernel, signature, source_text
 from gpugrad.testing import fake_cupy
 
 # --- load -----------------------------------------------------------------------------------------------------------
@@ -47,7 +49,11 @@ def double(count=1, status=0, driver=12020, missing=(), headers="/include"):
     )  # fmt: skip
     cupy = types.ModuleType("cupy")
     cupy.cuda = types.SimpleNamespace(
-        runtime=runtime, Device=fake_cupy.Device, Stream=fake_cupy.Stream, get_current_stream=fake_cupy.Stream
+        runtime=runtime,
+        Device=fake_cupy.Device,
+        Stream=fake_cupy.Stream,
+        get_current_stream=fake_cupy.Stream,
+        alloc_pinned_memory=bytearray,
     )
     cupy.ndarray = fake_cupy.ndarray
     pathfinder = types.ModuleType("cuda.pathfinder")
@@ -114,10 +120,10 @@ def test_a_missing_dependency_of_cupy_is_named(machine, tmp_path, monkeypatch):
         cuda.load()
 
 
-def test_the_machine_is_looked_at_once(machine):
+def test_the_machine_is_looked_at_once(machine, monkeypatch):
     modules = double()
-    looks = []
-    modules["cupy"].cuda.runtime.getDeviceCount = lambda: looks.append(1) or 1
+    looks, look = [], cuda.problem
+    monkeypatch.setattr(cuda, "problem", lambda xp: looks.append(1) or look(xp))
     machine(modules)
     assert cuda.load().xp is modules["cupy"]
     assert cuda.load().name == "cuda"
@@ -126,7 +132,7 @@ def test_the_machine_is_looked_at_once(machine):
 
 
 def test_importing_gpugrad_and_its_kernels_does_not_import_cupy():
-    code = "import sys, gpugrad, gpugrad.kernel, gpugrad.ops._kernels; assert 'cupy' not in sys.modules"
+    code = "import sys, gpugrad, gpugrad.kernel, gpugrad.launch.loss; assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -189,6 +195,7 @@ class StreamLog:
             cuda=types.SimpleNamespace(
                 Device=Device, Stream=Stream, runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
                 get_current_stream=lambda: types.SimpleNamespace(ptr=log.current[log.now]),
+                alloc_pinned_memory=bytearray,
             ),
         )  # fmt: skip
 
@@ -225,82 +232,175 @@ def test_implement_by_name_by_function_and_by_override(backend):
     assert backend.to_numpy(backend.implement("exp", {"cuda": lambda xp, x: x * 3, "cpu": "sin"})(x))[1] == 3
 
 
+class Recorder:
+    """RawModules made and launches done, in place of a compiler: of CuPy's own path, and of the short one."""
+
+    def __init__(self) -> None:
+        self.made, self.checked, self.short = [], [], []
+        recorder = self
+
+        class Function:
+            def __init__(self, name):
+                self.name, self.kernel = name, types.SimpleNamespace(ptr=len(recorder.made))
+
+            def __call__(self, grid, block, args, *, shared_mem):
+                recorder.checked.append((self.name, grid, block, args, shared_mem))
+
+        class RawModule:
+            def __init__(self, *, code, options, name_expressions):
+                recorder.made.append((code, options, name_expressions))
+
+            def get_function(self, name):
+                return Function(name)
+
+        self.RawModule = RawModule
+
+    def launch(self, f, *rest):
+        *dims, shared, stream, params, extra = rest
+        self.short.append((f, tuple(dims), shared, stream, (ctypes.c_void_p * 8).from_address(params)))
+        assert extra == 0
+
+
 @pytest.fixture
 def recorder(monkeypatch):
-    """RawModules made and launches done, in place of a compiler."""
-    made, launches = [], []
-
-    class RawModule:
-        def __init__(self, *, code, options, name_expressions):
-            made.append((code, options, name_expressions))
-
-        def get_function(self, name):
-            return lambda grid, block, args: launches.append((name, grid, block, args))
-
-    monkeypatch.setattr(fake_cupy, "RawModule", RawModule)
-    return made, launches
+    recorder = Recorder()
+    monkeypatch.setattr(fake_cupy, "RawModule", recorder.RawModule)
+    monkeypatch.setattr(fake_cupy.cuda.driver, "launchKernel", recorder.launch)
+    return recorder
 
 
 def relu_bwd(backend):
     return backend.implement(lambda xp, t, out: xp.where(out <= 0, 0, t), {"cuda": kernel("activation", "relu_bwd")})
 
 
-def test_a_map_is_launched_with_output_inputs_and_an_int64_size(backend, recorder):
-    made, launches = recorder
+def pointed(address, kind):
+    return kind.from_address(address).value
+
+
+def test_the_first_launch_goes_through_cupy_with_the_declared_types(backend, recorder):
     run = relu_bwd(backend)
     t, out = backend.asarray(np.ones((3, 5), "float32")), backend.asarray(np.ones((5, 3), "float32")).T
     dx = run(t, out)
-    ((name, grid, block, args),) = launches
+    ((name, grid, block, args, shared),) = recorder.checked
     assert name == "relu_bwd<float>"
-    assert (grid, block) == ((1,), (256,))
+    assert (grid, block, shared) == ((1,), (256,), 0)
     assert args[0] is dx
     assert args[1] is t
     assert args[2].flags.c_contiguous
     assert type(args[3]) is np.int64
     assert args[3] == 15
-    run(t, t)
-    ((code, options, names),) = made  # compiled once
+    ((code, options, names),) = recorder.made
     assert "-std=c++17" in options
     assert names == ["relu_bwd<float>"]
     assert '#include "' not in code
+
+
+def test_later_launches_fill_the_argument_block_and_ask_the_driver(backend, recorder):
+    run = relu_bwd(backend)
+    t = backend.asarray(np.ones((3, 5), "float32"))
+    run(t, t)
+    small = backend.asarray(np.ones(7, "float32"))
+    dx = run(small, t.reshape(-1)[:7])
+    assert len(recorder.checked) == len(recorder.made) == len(recorder.short) == 1
+    ((handle, dims, shared, _, params),) = recorder.short
+    assert (handle, dims, shared) == (1, (1, 1, 1, 256, 1, 1), 0)
+    pointers = [pointed(params[i], ctypes.c_void_p) for i in range(3)]
+    assert pointers == [dx.data.ptr, small.data.ptr, t.data.ptr]
+    assert pointed(params[3], ctypes.c_longlong) == 7
     run(*(backend.asarray(np.ones(2)) for _ in "ab"))
-    assert [m[2] for m in made] == [["relu_bwd<float>"], ["relu_bwd<double>"]]
+    assert [m[2] for m in recorder.made] == [["relu_bwd<float>"], ["relu_bwd<double>"]]
+
+
+def test_each_thread_has_an_argument_block_of_its_own(backend, recorder):
+    run, x = relu_bwd(backend), backend.asarray(np.ones(4, "float32"))
+    run(x, x)
+    thread = threading.Thread(target=lambda: [run(x, x) for _ in range(2)])
+    thread.start()
+    thread.join()
+    run(x, x)
+    assert len(recorder.checked) == 2
+    first, second = ([*s[4]] for s in recorder.short)
+    assert not set(first[:4]) & set(second[:4])
+
+
+def test_a_checked_backend_never_takes_the_short_path(backend, recorder):
+    backend.checked = True
+    run, x = relu_bwd(backend), backend.asarray(np.ones(4, "float32"))
+    for _ in range(3):
+        run(x, x)
+    assert len(recorder.checked) == 3
+    assert recorder.short == []
+
+
+@pytest.mark.parametrize("value, checked", [("", False), ("0", False), ("1", True)])
+def test_the_environment_asks_for_checks(monkeypatch, value, checked):
+    monkeypatch.setenv("GPUGRAD_DEBUG", value or "0")
+    assert cuda.load(fake_cupy).checked is checked
 
 
 def test_what_has_no_kernel_runs_the_twin(backend, recorder):
-    made, _ = recorder
     run = relu_bwd(backend)
     x = backend.asarray(np.array([1.0, -1.0], "float32"))
     for t in (np.ones(2), np.ones((3, 1), "float32"), np.array([1, 2]), 2.0):
         given = t if isinstance(t, float) else backend.asarray(t)
         assert np.array_equal(backend.to_numpy(run(given, x)), np.where([False, True], 0, t))
-    assert made == []
+    assert recorder.made == []
 
 
 def test_nothing_is_launched_for_empty_arrays(backend, recorder):
-    made, launches = recorder
     empty = backend.asarray(np.ones((0, 3), "float32"))
     assert relu_bwd(backend)(empty, empty).shape == (0, 3)
-    assert made == launches == []
+    assert recorder.made == recorder.checked == recorder.short == []
 
 
-def test_null_pointers_and_python_numbers(backend, recorder):
-    _, launches = recorder
+SOURCE = """
+#include "common.cuh"
+struct Table { int entries[3]; };
+template <class T> __global__ void __launch_bounds__(256) probe(T* out, const float* __restrict__ none,
+    int i, unsigned u, unsigned long long w, Acc<T> a, double d, bool b, Table table) {
+    out[0] = narrow<T>(i + u + w + a + d + b + table.entries[2] + (none ? 1000 : 0));
+}
+"""
 
-    def call(launch, x, number):
-        launch.run((x.dtype,), (x, None, number), 1)
-        return x
 
-    run = backend.implement("exp", {"cuda": kernel("activation", "relu_bwd", call)})
-    x = backend.asarray(np.ones(1, "float32"))
-    run(x, np.float32(2))
-    args = launches[0][3]
-    assert type(args[1]) is np.uintp  # 8 bytes of zero, passed by value
-    assert args[1] == 0
-    assert type(args[2]) is np.float32
-    for number in (2, 2.0, True):
-        with pytest.raises(TypeError, match="relu_bwd was given a Python"):
-            run(x, number)
+class Probe(Kernel):
+    def code(self):
+        return source_text(SOURCE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_kind_of_argument_arrives_on_both_paths(backend, dtype):
+    """Numbers are converted to the declared width; the double compares with the compiled signature."""
+
+    def call(launch, x):
+        table = np.array([7, 7, 64], "int32").tobytes()
+        for scale in (1, 2):  # the checked launch, the short one
+            out = launch.xp.zeros(1, x.dtype)
+            launch.map("probe", (x.dtype,), (out, None, -scale, 2 * scale, 4, 8 * scale, 16, True, table), 1)
+            yield launch.backend.to_numpy(out)[0]
+
+    run = backend.implement("exp", {"cuda": Probe("probe", "probe", call)})
+    assert list(run(backend.asarray(np.ones(1, dtype)))) == [1 + 4 + 8 + 16 + 1 + 64, 2 + 4 + 16 + 16 + 1 + 64]
+
+
+def test_a_wrong_number_of_arguments_is_refused(backend):
+    def call(launch, x):
+        launch.map("relu_bwd", (x.dtype,), (x, x, 1), 1)
+
+    with pytest.raises(TypeError, match=r"relu_bwd<float>\] takes 4 arguments, got 3"):
+        backend.implement("exp", {"cuda": kernel("activation", "relu_bwd", call)})(
+            backend.asarray(np.ones(1, "float32"))
+        )
+
+
+def test_signatures_are_read_from_the_text():
+    code = (
+        "__global__ void f(const unsigned long long* a, Acc<T> b, unsigned c, Mailbox *box) {}\n__global__ void g() {}"
+    )
+    assert signature(code, "f") == ["unsigned long long*", "Acc<T>", "unsigned", "Mailbox*"]
+    assert signature(code, "g") == []
+    with pytest.raises(DeviceError, match="no kernel h"):
+        signature(code, "h")
 
 
 @pytest.mark.parametrize(
@@ -318,4 +418,4 @@ def test_null_pointers_and_python_numbers(backend, recorder):
     ],
 )
 def test_launch_shapes(rows, columns, grid, block):
-    assert cuda.launch_shape(rows, columns, processors=4) == (grid, block)
+    assert launch.launch_shape(rows, columns, processors=4) == (grid, block)

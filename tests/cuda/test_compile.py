@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gpugrad.backends.cuda import OPTIONS
+from gpugrad.backends.launch import OPTIONS
 from gpugrad.kernel import source
 
 from .instances import families, instances

@@ -54,6 +54,15 @@ def test_the_sanitizers_see_seeded_faults(body, i, said):
 def test_kernels_stay_inside_their_arrays():
     chosen = "misaligned or scatter and natural or xent_sizes and natural or out_of_range or dropout_keeps"
     only = f"emulator and ({chosen}) and not float16 and not float64"
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda/test_kernels.py", "-k", only)
+    done = run(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *sorted(map(str, Path(__file__).parent.glob("test_kernels*.py"))),
+        "-k",
+        only,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert " passed" in done.stdout

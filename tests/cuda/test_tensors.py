@@ -7,7 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import backends
-from gpugrad.backends.cuda import Launch
+from gpugrad.backends.launch import Launch
 from gpugrad.errors import DeviceError
 from gpugrad.ops.loss import softmax_xent
 
@@ -23,13 +23,13 @@ def device(backend, monkeypatch):
 @pytest.fixture
 def launched(monkeypatch):
     """Names of the kernels launched from here on."""
-    names, run = [], Launch.run
+    names, tiles = [], Launch.tiles
 
-    def noting(self, *args, **kwargs):
-        names.append(self.kernel.name)
-        return run(self, *args, **kwargs)
+    def log(self, name, *args, **kwargs):
+        names.append(name)
+        return tiles(self, name, *args, **kwargs)
 
-    monkeypatch.setattr(Launch, "run", noting)
+    monkeypatch.setattr(Launch, "tiles", log)
     return names
 
 

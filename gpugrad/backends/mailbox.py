@@ -1,0 +1,61 @@
+"""Errors that kernels find: the first offender goes to pinned host memory, and is raised at the next host read.
+
+A kernel cannot raise, and waiting for it would stop the host at every step. So it leaves a row and a value (`report`
+in kernels/common.cuh), and whoever next copies values to the host, having waited anyway, looks here. The context
+survives, and no copy or synchronisation is added.
+"""
+
+from __future__ import annotations
+
+from types import CodeType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpugrad.errors import GpugradError, fail, place, user_frame
+
+LAYOUT = np.dtype([("lock", "i4"), ("site", "i4"), ("row", "i8"), ("value", "i8")])  # struct Mailbox of common.cuh
+BYTES = 64
+
+
+class Site(NamedTuple):
+    """A call that can find offenders: the exception to raise, its op, its message and the user's line."""
+
+    kind: type[GpugradError]
+    op: str
+    message: str
+    code: CodeType
+    lasti: int
+
+
+class Mailbox:
+    """One letter box for all kernels of a backend; `address` is what kernels get."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory  # pinned: the device writes to it directly, at the same address
+        self.letter = np.frombuffer(memory, LAYOUT, 1)
+        self.letter[:] = np.zeros((), LAYOUT)
+        self.occupied = self.letter["site"]
+        self.address: int = self.letter.ctypes.data
+        self.sites: list[Site] = []
+        self.numbers: dict[Site, int] = {}
+
+    def site(self, kind: type[GpugradError], op: str, message: str) -> int:
+        """The number, from 1, that stands for an error of this op at the user's current line.
+
+        message: what to say, with `{row}` and `{value}` for what the kernel reports, `{real}` for a floating value.
+        """
+        site = Site(kind, op, message, *user_frame())
+        if site not in self.numbers:
+            self.sites.append(site)
+            self.numbers[site] = len(self.sites)
+        return self.numbers[site]
+
+    def check(self) -> None:
+        """Raise what a kernel reported, and empty the box. Call it only after waiting for the device."""
+        if self.occupied[0]:
+            letter = self.letter[0].copy()
+            self.letter[:] = np.zeros((), LAYOUT)
+            site, value = self.sites[letter["site"] - 1], letter["value"]
+            text = site.message.format(row=letter["row"], value=value, real=value.view("f8"))
+            raise fail(site.kind, site.op, text, place(site.code, site.lasti))
