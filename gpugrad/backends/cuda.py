@@ -175,6 +175,27 @@ class CUDABackend:
             self.xp.cuda.Device(index).synchronize()
         self.mailbox.check()
 
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[Captured]:
+        """Record the work of the block as a CUDA graph instead of doing it; yields what can do it, again and again.
+
+        Run the same work once before, so that kernels are compiled and workspaces exist. Nothing in the block may read
+        values on the host. What changes between launches has to live in arrays made before the block.
+        """
+        stream, captured = self.xp.cuda.get_current_stream(), Captured(self.xp.cuda.MemoryPool())
+        with self.xp.cuda.using_allocator(captured.pool.malloc):
+            stream.begin_capture()
+            try:
+                yield captured
+            finally:
+                captured.graph = stream.end_capture()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on the current device: `used` by arrays, `reserved` in CuPy's pool, its `limit` (0: none), `free`, `total`."""
+        pool, (free, total) = self.xp.get_default_memory_pool(), self.xp.cuda.runtime.memGetInfo()
+        sizes = {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "limit": pool.get_limit()}
+        return {**sizes, "free": free, "total": total}
+
     @property
     def device(self) -> int:
         """Number of the current device."""
@@ -184,3 +205,14 @@ class CUDABackend:
     def processors(self) -> int:
         """Number of multiprocessors of the first device."""
         return int(self.xp.cuda.runtime.getDeviceProperties(0)["multiProcessorCount"])
+
+
+class Captured:
+    """A CUDA graph with the pool that its arrays came from, which must live as long: launches use the same memory."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool, self.graph = pool, None
+
+    def launch(self) -> None:
+        """Do the recorded work on the current stream."""
+        self.graph.launch()  # type: ignore[attr-defined]

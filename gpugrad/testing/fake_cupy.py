@@ -1,23 +1,132 @@
 """A double of CuPy for machines without a GPU: arrays that hold NumPy memory, kernels that run on the emulator.
 
-It refuses what CuPy refuses: implicit conversion to NumPy, mixing with NumPy arrays, host reads during capture. Every
-name it is asked for is kept in `asked`, so that a test can compare them with the real CuPy.
+It refuses what CuPy refuses: names that CuPy lacks, arguments that CuPy's function does not take (read from the real
+one into `cupy_signatures.json`), implicit conversion to NumPy, mixing with NumPy arrays, host reads and cuBLAS during
+capture. A capture is recorded and not run, as on a GPU; `Graph.launch` runs it.
+
+`launched` and `called` list the kernels and the CuPy functions that a GPU would have launched, `waited` what would have
+made the host wait. `scheduled` chooses the order of the threads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import inspect
+import json
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpugrad.testing.emulator import Kernel, Module
 
-asked: set[str] = set()
 POISON = 0xFF
+launched: list[str] = []
+called: list[str] = []
+waited: list[str] = []
+
+# --- what the real CuPy takes ---------------------------------------------------------------------------------------
+
+SIGNATURES: dict[str, str | None] = json.loads(Path(__file__).with_name("cupy_signatures.json").read_text())
+
+
+@functools.cache
+def accepted(name: str) -> inspect.Signature | None:
+    """The parameters of a function of CuPy by its dotted name, None if CuPy does not tell. Raises AttributeError."""
+    if name not in SIGNATURES:
+        raise AttributeError(f"CuPy has no {name}")
+    text = SIGNATURES[name]
+    if text is None:
+        return None
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = []
+    for part in filter(None, text[1:-1].split(", ")):
+        word, _, default = part.partition("=")
+        if word.startswith("**"):
+            parameters.append(inspect.Parameter(word[2:], inspect.Parameter.VAR_KEYWORD))
+        elif word.startswith("*"):
+            kind = inspect.Parameter.KEYWORD_ONLY
+            if word != "*":
+                parameters.append(inspect.Parameter(word[1:], inspect.Parameter.VAR_POSITIONAL))
+        else:
+            parameters.append(inspect.Parameter(word, kind, default=default or inspect.Parameter.empty))
+    return inspect.Signature(parameters)
+
+
+def check(name: str, *args: Any, **kwargs: Any) -> None:
+    """Raise TypeError for arguments that CuPy's function does not take."""
+    signature = accepted(name)
+    if signature is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"cupy.{name}{signature}: {error}") from None
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+class OutOfMemoryError(MemoryError):
+    """As cupy.cuda.memory.OutOfMemoryError."""
+
+
+class MemoryPool:
+    """Counts the bytes of live arrays, in CuPy's pieces of 512, and keeps what was freed for later arrays."""
+
+    def __init__(self, allocator: Any = None) -> None:
+        self.used = self.total = self.limit = self.count = 0
+
+    def malloc(self, size: int) -> int:
+        """Take a piece of at least `size` bytes; its size."""
+        piece = -(-size // 512) * 512
+        if self.limit and max(self.total, self.used + piece) > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {piece:,} bytes (limit: {self.limit:,} bytes).")
+        self.used += piece
+        self.count += 1
+        self.total = max(self.total, self.used)
+        return piece
+
+    def used_bytes(self) -> int:
+        """Bytes of live arrays."""
+        return self.used
+
+    def total_bytes(self) -> int:
+        """Bytes taken from the device."""
+        return self.total
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        """Give back what no array uses."""
+        self.total = self.used
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        """Largest total in bytes; 0 for none."""
+        self.limit = int(fraction * TOTAL_MEMORY) if fraction is not None else size or 0
+
+    def get_limit(self) -> int:
+        """The limit, 0 for none."""
+        return self.limit
+
+
+TOTAL_MEMORY = 1 << 34
+default_pool = MemoryPool()
+allocators: list[Any] = [default_pool.malloc]
+
+
+@contextlib.contextmanager
+def using_allocator(allocator: Any = None) -> Iterator[None]:
+    """Take memory from a pool's `malloc` in the block."""
+    allocators.append(allocator or default_pool.malloc)
+    try:
+        yield
+    finally:
+        allocators.pop()
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------
 
 
 class ndarray:
@@ -26,15 +135,25 @@ class ndarray:
     __array_priority__ = 100
     __array_ufunc__ = None
     __hash__ = None  # type: ignore[assignment]
+    _pool: Any = None
 
     def __init__(self, host: Any, base: ndarray | None = None) -> None:
         self._host = host
         self.base: ndarray | None = base if base is None or base.base is None else base.base
+        if base is None:
+            pool = allocators[-1].__self__
+            self._piece, self._pool = pool.malloc(host.nbytes), pool
+        if Stream.capturing is not None:
+            Stream.capturing.kept.append(self)  # a graph's pool holds its memory
 
-    def get(self, *_: Any, **__: Any) -> Any:
+    def __del__(self) -> None:
+        if self._pool is not None:
+            self._pool.used -= self._piece
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
         """A copy of the values on the host; refused while a stream captures."""
-        if Stream.capturing:
-            raise RuntimeError("a blocking copy to the host is not allowed while a stream captures")
+        check("ndarray.get", *args, **kwargs)
+        wait("get")
         return self._host.copy()
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -84,12 +203,15 @@ class ndarray:
         return wrap(self._host.T, self)  # type: ignore[no-any-return]
 
     def __getitem__(self, index: Any) -> Any:
-        return wrap(self._host[unwrap(index)], self)
+        parts = index if isinstance(index, tuple) else (index,)
+        if Stream.capturing is not None and any(isinstance(i, ndarray) and i._host.dtype == bool for i in parts):
+            raise RuntimeError("a boolean mask has to be read by the host, which a capture does not allow")
+        return run("getitem", np.ndarray.__getitem__, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
-        self._host[unwrap(index)] = unwrap(value)
+        run("setitem", np.ndarray.__setitem__, (self, index, value), {}, writes=True)
 
     def __repr__(self) -> str:
         return f"fake_cupy.{self._host!r}"
@@ -120,31 +242,89 @@ def wrap(x: Any, *sources: Any) -> Any:
     return ndarray(x, base)
 
 
-def forward(function: Any) -> Any:
-    """NumPy's function on the values inside."""
+def run(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool = False) -> Any:
+    """NumPy's function on the values inside, now, or at each launch of the graph that is being captured."""
+    out = kwargs.get("out")
+    values, named = [unwrap(a) for a in args], {k: unwrap(v) for k, v in kwargs.items()}
+    writes = writes or out is not None
+    if Stream.capturing is None:
+        result = function(*values, **named)
+    elif writes:
+        Stream.capturing.work.append(lambda: function(*values, **named))
+        result = values[0]
+    else:
+        with np.errstate(all="ignore"):  # it computes with poison
+            result = function(*values, **named)
+    if writes:
+        called.append(name)
+        return out if out is not None else args[0]
+    made = wrap(result, *args)
+    fresh = [(m, r) for m, r in zip(flat(made), flat(result)) if isinstance(m, ndarray) and m.base is None]
+    if fresh:
+        called.append(name)
+    if fresh and Stream.capturing is not None:
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        out = kwargs.get("out")
-        result = function(*(unwrap(a) for a in args), **{k: unwrap(v) for k, v in kwargs.items()})
-        return out if isinstance(out, ndarray) else wrap(result, *args)
+        def again() -> None:
+            for (m, _), r in zip(fresh, flat(function(*values, **named))):
+                m._host[...] = r
 
-    return run
+        Stream.capturing.work.append(again)
+        for m, _ in fresh:
+            poison(m._host)
+    return made
+
+
+def flat(x: Any) -> Sequence[Any]:
+    """The results of a function with several, or the one."""
+    return x if isinstance(x, (tuple, list)) else (x,)
+
+
+def poison(host: Any) -> None:
+    """Make unwritten memory visible: all bytes 0xFF."""
+    host.reshape(-1, order="A").view(np.uint8).fill(POISON) if host.flags.forc else host.fill(-1)
+
+
+def forward(function: Any, name: str, method: bool = False, writes: bool = False) -> Any:
+    """NumPy's function under CuPy's name and signature."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check(name, *args[method:], **kwargs)
+        return run(name, function, args, kwargs, writes)
+
+    return call
 
 
 for _name in ("dtype", "ndim", "size", "nbytes", "strides", "flags", "itemsize", "real", "imag"):
     setattr(
         ndarray, _name, property(functools.partial(lambda name, self: wrap(getattr(self._host, name), self), _name))
     )
-for _name in ("astype", "reshape", "sum", "copy", "transpose", "view", "ravel", "fill", "mean", "max", "min", "any",
+for _name in ("astype", "reshape", "sum", "copy", "transpose", "view", "ravel", "mean", "max", "min", "any",
               "all", "prod", "cumsum", "cumprod", "clip", "round", "flatten", "var", "std", "dot", "squeeze",
-              "swapaxes", "argmax", "argmin", "argsort", "sort", "take", "repeat", "nonzero"):  # fmt: skip
-    setattr(ndarray, _name, forward(getattr(np.ndarray, _name)))
+              "swapaxes", "argmax", "argmin", "argsort", "take", "repeat", "nonzero"):  # fmt: skip
+    setattr(ndarray, _name, forward(getattr(np.ndarray, _name), f"ndarray.{_name}", method=True))
+for _name in ("fill", "sort"):
+    setattr(ndarray, _name, forward(getattr(np.ndarray, _name), f"ndarray.{_name}", method=True, writes=True))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift",
               "rshift"):  # fmt: skip
     for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
-        setattr(ndarray, _form, forward(getattr(np.ndarray, _form)))
+        _method = forward(getattr(np.ndarray, _form), f"ndarray.{_form}", method=True, writes=_form[2:3] == "i")
+        setattr(ndarray, _form, _method)
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"):
-    setattr(ndarray, f"__{_name}__", forward(getattr(np.ndarray, f"__{_name}__")))
+    setattr(ndarray, f"__{_name}__", forward(getattr(np.ndarray, f"__{_name}__"), f"ndarray.__{_name}__", method=True))
+
+
+# --- device, streams, graphs ----------------------------------------------------------------------------------------
+
+
+class CUDARuntimeError(RuntimeError):
+    """As cupy.cuda.runtime.CUDARuntimeError."""
+
+
+def wait(what: str) -> None:
+    """The host waits for the device, which a capture does not allow."""
+    if Stream.capturing is not None:
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
+    waited.append(what)
 
 
 class Device:
@@ -159,7 +339,8 @@ class Device:
         """Nothing to switch."""
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Wait."""
+        wait("Device.synchronize")
 
     def __enter__(self) -> Device:
         return self
@@ -167,41 +348,72 @@ class Device:
     def __exit__(self, *_: object) -> None: ...
 
 
-class CUDARuntimeError(RuntimeError):
-    """As cupy.cuda.runtime.CUDARuntimeError."""
+class Graph:
+    """What a stream captured: the work in order, and the arrays whose memory it uses."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], Any]] = []
+        self.kept: list[ndarray] = []
+
+    def launch(self, stream: Stream | None = None) -> None:
+        """Do the work once more."""
+        for step in self.work:
+            step()
+
+    def upload(self, stream: Stream | None = None) -> None:
+        """Nothing to prepare."""
 
 
 class Stream:
-    """A stream in program order that records what is launched on it while it captures."""
+    """A stream in program order."""
 
-    capturing = False
+    capturing: Graph | None = None
+    current: Stream
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, **_: Any) -> None:
-        self.launches: list[str] = []
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
+    ) -> None:
         self.ptr = 0 if null else 1
 
     def begin_capture(self, mode: Any = None) -> None:
-        """Start recording launches; host reads raise until `end_capture`."""
-        Stream.capturing = True
+        """Record work instead of doing it, until `end_capture`."""
+        if self.ptr == 0:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot capture")
+        if allocators[-1].__self__ is default_pool:
+            raise CUDARuntimeError("a capture needs a pool of its own: the default one hands out again what it frees")
+        Stream.capturing = Graph()
 
-    def end_capture(self) -> None:
-        """Stop recording."""
-        Stream.capturing = False
+    def end_capture(self) -> Graph:
+        """What was recorded."""
+        graph, Stream.capturing = Stream.capturing, None
+        assert graph is not None, "no capture was begun"
+        return graph
+
+    def is_capturing(self) -> bool:
+        """Whether work is being recorded."""
+        return Stream.capturing is not None
 
     def use(self) -> Stream:
         """Make it current."""
+        Stream.current = self
         return self
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Wait."""
+        wait("Stream.synchronize")
 
     def __enter__(self) -> Stream:
+        self.before, Stream.current = Stream.current, self
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        Stream.current = self.before
 
 
-launched: list[str] = []
+Stream.current = Stream(null=True)
+
+# --- kernels --------------------------------------------------------------------------------------------------------
+
 schedule: dict[str, Any] = {}
 
 
@@ -223,17 +435,39 @@ class RawKernel:
             raise CUDARuntimeError("CUDA_ERROR_INVALID_VALUE: more dynamic shared memory than the kernel asked for")
         launched.append(self._kernel.name)
         run = self._kernel.launch_pointers if isinstance(args, int) else self._kernel
-        run(grid, block, args, shared, **schedule)
+        if Stream.capturing is None:
+            run(grid, block, args, shared, **schedule)
+            return
+        if isinstance(args, int):  # the caller's block of arguments is read at the launch, not at the replay
+            given = (ctypes.c_void_p * len(self._kernel.signature)).from_address(args)
+            boxes = [
+                ctypes.create_string_buffer(ctypes.string_at(p, width(k)))
+                for p, k in zip(given, self._kernel.signature)
+            ]
+            block_of_args = (ctypes.c_void_p * max(1, len(boxes)))(*[ctypes.addressof(b) for b in boxes])
+            args = ctypes.addressof(block_of_args)
+            Stream.capturing.kept += [boxes, block_of_args]  # type: ignore[list-item]
+        how = dict(schedule)
+        Stream.capturing.work.append(lambda: run(grid, block, args, shared, **how))
+
+
+def width(kind: str) -> int:
+    """Bytes of an argument, from the emulator's name of its type."""
+    return 8 if kind[0] == "p" else int(kind[1:])
 
 
 handles: list[RawKernel] = []
 
 
 def launch_kernel(
-    f: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, params: int, extra: int
-) -> None:
-    """As cupy.cuda.driver.launchKernel: no argument is checked."""
-    handles[f - 1].launch((gx, gy, gz), (bx, by, bz), shared, params)
+    f: int, grid_dim_x: int, grid_dim_y: int, grid_dim_z: int, block_dim_x: int, block_dim_y: int, block_dim_z: int,
+    shared_mem_bytes: int, stream: int, kernel_params: int, extra: int,
+) -> None:  # fmt: skip
+    """As cupy.cuda.driver.launchKernel: no argument of the kernel is checked."""
+    grid, block = (grid_dim_x, grid_dim_y, grid_dim_z), (block_dim_x, block_dim_y, block_dim_z)
+    if stream != Stream.current.ptr:
+        raise CUDARuntimeError("a launch on a stream that is not the current one")
+    handles[f - 1].launch(grid, block, shared_mem_bytes, kernel_params)
 
 
 @contextlib.contextmanager
@@ -265,6 +499,8 @@ class RawModule:
 
     def get_function(self, name: str) -> RawKernel:
         """The kernel of that name."""
+        if Stream.capturing is not None:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: a module is loaded while a stream captures")
         if name in self._names:
             self.compile()
             assert self._module is not None
@@ -272,73 +508,113 @@ class RawModule:
         return RawKernel(Module(self._code, [name], flags=self._flags)[name])
 
 
+# --- functions ------------------------------------------------------------------------------------------------------
+
+
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     """Uninitialised memory, made visibly so: all bytes 0xFF."""
     host = np.empty(shape, dtype, order)  # type: ignore[call-overload]
-    host.reshape(-1, order="A").view(np.uint8).fill(POISON)
+    poison(host)
     return ndarray(host)
 
 
-def empty_like(x: ndarray, dtype: Any = None, **_: Any) -> ndarray:
+def empty_like(x: ndarray, dtype: Any = None, **kwargs: Any) -> ndarray:
     """`empty` of the same shape."""
+    check("empty_like", x, dtype, **kwargs)
     return empty(x.shape, dtype or x.dtype)  # type: ignore[attr-defined]
 
 
-def asarray(x: Any, dtype: Any = None, *, copy: bool | None = None, **_: Any) -> ndarray:
+def asarray(x: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """Move host data to the pretended device, or pass a device array on."""
+    check("asarray", x, dtype, **kwargs)
     if isinstance(x, ndarray):
         same = dtype is None or x._host.dtype == np.dtype(dtype)
-        return x if same and not copy else ndarray(x._host.astype(dtype or x._host.dtype))
-    if Stream.capturing:
-        raise RuntimeError("a copy from pageable host memory is not allowed while a stream captures")
+        return x if same and not kwargs.get("copy") else x.astype(dtype or x._host.dtype)  # type: ignore[attr-defined]
+    if Stream.capturing is not None:
+        raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: pageable host memory while a stream captures")
     return ndarray(np.array(x, dtype=dtype))
 
 
-def array(x: Any, dtype: Any = None, copy: bool = True, **_: Any) -> ndarray:
+def array(x: Any, dtype: Any = None, copy: bool = True, **kwargs: Any) -> Any:
     """A new device array."""
+    check("array", x, dtype, copy, **kwargs)
     return asarray(x, dtype, copy=copy)
 
 
-def asnumpy(x: Any, **_: Any) -> Any:
+def asnumpy(x: Any, **kwargs: Any) -> Any:
     """The values on the host."""
+    check("asnumpy", x, **kwargs)
     return x.get() if isinstance(x, ndarray) else np.asarray(x)
 
 
-def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> Any:
-    """NumPy's matmul; refused during capture, where CuPy cannot call cuBLAS."""
-    if Stream.capturing:
-        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-    return forward(np.matmul)(a, b) if out is None else forward(np.matmul)(a, b, out=out)
+def ascontiguousarray(x: ndarray, dtype: Any = None) -> Any:
+    """C order; the array itself if it has it."""
+    return run("ascontiguousarray", np.ascontiguousarray, (x, dtype), {})
 
 
-def ascontiguousarray(x: ndarray, dtype: Any = None) -> ndarray:
-    """C order."""
-    return wrap(np.ascontiguousarray(unwrap(x), dtype), x)  # type: ignore[no-any-return]
+def needs_cublas(function: Any, name: str) -> Any:
+    """Refused during capture, where CuPy calls no cuBLAS or cuSOLVER."""
+    known = forward(function, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if Stream.capturing is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        return known(*args, **kwargs)
+
+    return call
 
 
-_stream = Stream(null=True)
+matmul, dot, tensordot, vdot, inner, outer = (
+    needs_cublas(getattr(np, n), n) for n in ("matmul", "dot", "tensordot", "vdot", "inner", "outer")
+)
+for _form in ("__matmul__", "__rmatmul__", "dot"):
+    setattr(ndarray, _form, needs_cublas(getattr(np.ndarray, _form), f"ndarray.{_form}"))
 runtime = types.SimpleNamespace(
-    CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1,
+    CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDevice=lambda: 0,
     runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,
-    getDeviceProperties=lambda i: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
+    memGetInfo=lambda: (TOTAL_MEMORY - default_pool.total, TOTAL_MEMORY),
+    getDeviceProperties=lambda device: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
 )  # fmt: skip
 cuda = types.SimpleNamespace(
-    Device=Device, Stream=Stream, runtime=runtime, is_available=lambda: True, get_current_stream=lambda *_: _stream,
-    alloc_pinned_memory=bytearray, driver=types.SimpleNamespace(launchKernel=launch_kernel),
+    Device=Device, Stream=Stream, Graph=Graph, runtime=runtime, is_available=lambda: True,
+    get_current_stream=lambda *_: Stream.current, alloc_pinned_memory=bytearray, MemoryPool=MemoryPool,
+    using_allocator=using_allocator, driver=types.SimpleNamespace(launchKernel=launch_kernel),
+    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_allocator=lambda: allocators[-1],
 )  # fmt: skip
-lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=forward(np.lib.stride_tricks.as_strided)))
-LINALG = ("inv", "det", "slogdet", "solve", "cholesky", "eigh", "svd", "qr", "norm")
-linalg = types.SimpleNamespace(**{n: forward(getattr(np.linalg, n)) for n in LINALG})
+lib = types.SimpleNamespace(
+    stride_tricks=types.SimpleNamespace(
+        as_strided=lambda x, *args, **kwargs: run("as_strided", np.lib.stride_tricks.as_strided, (x, *args), kwargs)
+    )
+)
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """The pool of arrays made outside of `using_allocator`."""
+    return default_pool
+
+
+class _Linalg:
+    """cupy.linalg, with NumPy's functions."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = needs_cublas(getattr(np.linalg, name), f"linalg.{name}")
+        accepted(f"linalg.{name}")
+        setattr(self, name, found)
+        return found
+
+
+linalg = _Linalg()
 pi, inf, nan, newaxis, e = np.pi, np.inf, np.nan, None, np.e
 __version__ = "14.0.0"
 
 
+@functools.cache
 def __getattr__(name: str) -> Any:
-    """Everything else is NumPy's function of that name; the name is noted for comparison with the real CuPy."""
+    """Everything else is NumPy's function of that name, if CuPy has one of that name as well."""
     if name.startswith("__"):
         raise AttributeError(name)
-    asked.add(name)
     found = getattr(np, name)
     if isinstance(found, (type, np.dtype)) or not callable(found):
         return found
-    return forward(found)
+    accepted(name)
+    return forward(found, name)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
 from pathlib import Path
 
 import pytest
 
 import gpugrad
 from gpugrad.op import TABLE
+from gpugrad.testing import fake_cupy
+
+from . import signatures
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install cupy-cuda12x")
 PACKAGE = Path(gpugrad.__file__).parent
@@ -88,9 +90,13 @@ class A:
     assert asked(ast.parse(source)) == {("linalg", "inv"), ("exp",), ("cuda", "Device")}
 
 
-def test_keywords_that_the_backend_relies_on():
-    assert {"dtype", "copy"} <= set(inspect.signature(cupy.asarray).parameters)
-    assert {"dtype", "copy"} <= set(inspect.signature(cupy.array).parameters)
-    assert "kind" in inspect.signature(cupy.argsort).parameters
+def test_the_double_insists_on_the_signatures_of_this_cupy():
+    """The table that the double checks every call against; tests/cuda/signatures.py writes it."""
+    assert signatures.table(cupy) == fake_cupy.SIGNATURES
+
+
+def test_a_module_takes_what_the_backend_gives():
     module = cupy.RawModule(code="__global__ void k() {}", options=("-std=c++17",), name_expressions=["k"])
     assert callable(module.get_function)  # compiled at first use: no device needed up to here
+    assert {"kernel", "max_dynamic_shared_size_bytes"} <= set(dir(cupy.RawKernel))
+    assert "ptr" in dir(cupy.cuda.Function)

@@ -17,12 +17,15 @@ SHAPES = [(3, 4), (5,), (), (0, 2)]
 
 @contextlib.contextmanager
 def capture():
+    """Record the block's work and do it at the end, as a step is captured on a GPU."""
     stream = fake_cupy.Stream()
-    stream.begin_capture()
-    try:
-        yield
-    finally:
-        stream.end_capture()
+    with fake_cupy.using_allocator(fake_cupy.MemoryPool().malloc):
+        stream.begin_capture()
+        try:
+            yield
+        finally:
+            graph = stream.end_capture()
+    graph.launch()
 
 
 def on_device(x):
