@@ -32,20 +32,20 @@ class Op:
     `vjps[i]` pulls a cotangent back to input i (None: input i has no derivative); `joint` does all inputs
     at once and returns a tuple. `jvp(F, tangents, out, *inputs, **attrs)` pushes tangents forward (None:
     not varied). `aux`: the forward returns (out, extra) and rules see extra after the inputs. `via`: a
-    composition `(F, *inputs, **attrs)` that stands in when the call itself must be recorded. `nout`: number
-    of outputs when more than one. `kind`: elementwise, linear, multilinear, general, nondiff, update (in place).
+    composition `(F, *inputs, **attrs)` that stands in when the call itself must be recorded. `nout`: number of
+    outputs, if several. `reuse`: which saved value a rule that is given reuse=True may overwrite (0: none).
+    `kind`: elementwise, linear, multilinear, general, nondiff, update (in place).
     """
 
-    __slots__ = ("aux", "call", "fwd", "impls", "joint", "jvp", "keeps", "kind", "name", "nout", "union", "via", "vjps")
     call: Callable[..., Any]
 
     def __init__(
         self, name: str, fwd: Any, vjps: tuple[Rule | None, ...] = (), *, kind: str, joint: Rule | None = None,
         jvp: Rule | None = None, via: Rule | None = None, aux: bool = False, nout: int = 1,
-        cpu: Any = None, cuda: Any = None,
+        cpu: Any = None, cuda: Any = None, reuse: int = 0,
     ) -> None:  # fmt: skip
         self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
-        self.via, self.aux, self.nout = via, aux, nout
+        self.via, self.aux, self.nout, self.reuse = via, aux, nout, reuse
         self.impls = backends.Impls(fwd, {k: v for k, v in (("cpu", cpu), ("cuda", cuda)) if v is not None})
         self.jvp = jvp or (partial(PUSH[kind], self) if kind in PUSH else None)
         self.keeps = [save_list(r) for r in vjps]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -60,6 +61,23 @@ class Writes:
 
 
 writes = Writes()
+
+
+def references(held: tuple[Any, ...], i: int) -> int:
+    """How many references there are to a value in a tuple."""
+    return sys.getrefcount(held[i])
+
+
+ALONE = references((object(),), 0)
+
+
+def spare(parents: tuple[Any, ...], saved: tuple[Any, ...], i: int) -> bool:
+    """Whether saved array i may be overwritten: only its node holds it or a view of it, for one gradient alone.
+
+    A rule of another input could still read it; views keep their owner alive, so its reference count tells of them.
+    """
+    alone = references(saved, i) <= ALONE and sum(p is not None for p in parents) == 1
+    return alone and saved[i].base is None and saved[i].flags.owndata  # type: ignore[no-any-return]
 
 
 class Handle:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
 from gpugrad.op import PICK, RAW, RECORDING, record
-from gpugrad.state import writes
+from gpugrad.state import spare, writes
 from gpugrad.tensor import Node, Tensor
 
 _seq = attrgetter("seq")
@@ -76,14 +76,15 @@ def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: b
             if not keep:
                 node.saved, node.parents, node.attrs = None, (), spent_at
             continue
-        saved, parents, attrs, vjps = node.saved or (), node.parents, node.attrs, op.vjps
+        saved, parents, attrs = node.saved or (), node.parents, node.attrs
         if node.seq < writes.last:
             check_writes(node)
         if graph:
             saved = tied(node)
         try:
-            if op.joint is not None:
-                vjps = op.joint(F, g, *saved, **attrs)
+            if op.reuse and not keep and not graph and spare(parents, saved, op.reuse):
+                attrs = {**attrs, "reuse": True}
+            vjps = op.vjps if op.joint is None else op.joint(F, g, *saved, **attrs)
             for i, p in enumerate(parents):
                 if p is None or vjps[i] is None or (needed and p not in needed):
                     continue
