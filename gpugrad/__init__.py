@@ -33,24 +33,28 @@ from gpugrad.dtypes import (
     uint64,
 )
 from gpugrad.function import Function, custom_op
+from gpugrad.kernel_op import cuda_op
 from gpugrad.ops import activation as _activation
+from gpugrad.ops import attention as _attention  # noqa: F401 - fills the table
 from gpugrad.ops import conv as _conv  # noqa: F401 - fills the table
 from gpugrad.ops import creation as _creation
 from gpugrad.ops import elementwise as _elementwise
 from gpugrad.ops import index as _index
 from gpugrad.ops import linalg, random
 from gpugrad.ops import loss as _loss  # noqa: F401 - fills the table
-from gpugrad.ops import normalize as _normalize
+from gpugrad.ops import normalize as _normalize  # noqa: F401 - fills the table
 from gpugrad.ops import reduce as _reduce
 from gpugrad.ops import shape as _shape
+from gpugrad.ops import softmax as _softmax
 from gpugrad.ops.activation import *
 from gpugrad.ops.creation import *
 from gpugrad.ops.elementwise import *
 from gpugrad.ops.index import *
 from gpugrad.ops.linalg import dot, einsum, matmul, outer, tensordot, vecdot
-from gpugrad.ops.normalize import *
 from gpugrad.ops.reduce import *
 from gpugrad.ops.shape import *
+from gpugrad.ops.softmax import *
+from gpugrad.precision import get_matmul_precision, matmul_precision, set_matmul_precision
 from gpugrad.state import enable_grad, is_grad_enabled, no_grad
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import Tape, grad, gradients, value_and_grad
@@ -62,22 +66,22 @@ newaxis = None
 __version__ = "0.1.0"
 
 __all__ = [
-    "Function", "Tape", "Tensor", "bool_", "complex64", "complex128", "custom_op", "data", "dot", "e", "einsum",
-    "enable_grad", "errors",
-    "float16", "float32", "float64", "get_default_dtype", "grad", "gradcheck", "gradgradcheck", "gradients", "inf",
-    "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled", "linalg", "losses", "matmul", "nan",
-    "newaxis", "nn", "no_grad", "numgrad", "optim", "outer", "pi", "random", "set_default_dtype", "tensordot", "uint8",
-    "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
+    "Function", "Tape", "Tensor", "bool_", "complex64", "complex128", "cuda_op", "custom_op", "data", "dot", "e",
+    "einsum", "enable_grad", "errors", "float16", "float32", "float64", "get_default_dtype", "get_matmul_precision",
+    "grad", "gradcheck", "gradgradcheck", "gradients", "inf", "int8", "int16", "int32", "int64", "is_available",
+    "is_grad_enabled", "linalg", "losses", "matmul", "matmul_precision", "nan", "newaxis", "nn", "no_grad", "numgrad",
+    "optim", "outer", "pi", "random", "set_default_dtype", "set_matmul_precision", "tensordot", "uint8", "uint16",
+    "uint32", "uint64", "value_and_grad", "vecdot",
 ]  # fmt: skip
 __all__ += _activation.__all__
 __all__ += _creation.__all__
 __all__ += _elementwise.__all__
 __all__ += _index.__all__
-__all__ += _normalize.__all__
 __all__ += _reduce.__all__
 __all__ += _shape.__all__
+__all__ += _softmax.__all__
 
-_methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _normalize])
+_methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _softmax])
 
 _LAZY = frozenset({"data", "losses", "nn", "optim"})  # subpackages imported at first use: `import gpugrad` stays cheap
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpugrad.errors import DeviceError, fail
 
@@ -22,10 +22,11 @@ class Kernel:
     family: str
     name: str
     call: Callable[..., Any] | None = None
+    text: str | None = None  # of a user's kernel, in place of the family's file
 
     def code(self) -> str:
         """The text that the compiler gets."""
-        return source(source_path(self.family))
+        return source(source_path(self.family)) if self.text is None else source_text(self.text, self.family)
 
 
 def kernel(family: str, name: str, call: Callable[..., Any] | None = None) -> Kernel:
@@ -36,6 +37,11 @@ def kernel(family: str, name: str, call: Callable[..., Any] | None = None) -> Ke
     without a kernel), the op's forward runs instead.
     """
     return Kernel(family, name, call)
+
+
+def library(name: str, call: Callable[..., Any]) -> Kernel:
+    """Name what `call(launch, *arrays, **attrs)` does with a library, such as `launch.gemm`, as `kernel` does."""
+    return Kernel("", name, call)
 
 
 @functools.cache
@@ -81,14 +87,22 @@ def source(path: Path, text: str | None = None) -> str:
     return expand(path, text)
 
 
-def source_text(text: str, filename: str = "kernel.cu") -> str:
-    """CUDA source given as a string, which may include our headers by name."""
-    return source(find_kernels() / filename, text)
+def source_text(text: str, name: str = "kernel") -> str:
+    """CUDA source given as a string, which may include our headers; the compiler's messages call it `name`.cu."""
+    return source(find_kernels() / f"{name}.cu", text)
+
+
+class Parameter(NamedTuple):
+    """One declared parameter of a kernel: 'float*' and 'x' of `const float* x`, and whether it is const."""
+
+    type: str
+    name: str
+    const: bool
 
 
 @functools.lru_cache(256)
-def signature(code: str, name: str) -> list[str]:
-    """The declared type of each parameter of a kernel, `*` at the end of a pointer's. Raises DeviceError.
+def signature(code: str, name: str) -> list[Parameter]:
+    """The declared parameters of a kernel. Raises DeviceError if the source has no such kernel.
 
     Read from the text, so that a launch can give every number the width that the kernel expects.
     """
@@ -98,7 +112,8 @@ def signature(code: str, name: str) -> list[str]:
     raise fail(DeviceError, "kernels", f"there is no kernel {name} in the source")
 
 
-def declared(parameter: str) -> str:
-    """'float*' of `const float* __restrict__ x`."""
-    kind, star, rest = re.sub(r"\b(const|__restrict__)\b", " ", parameter).rpartition("*")
-    return " ".join(kind.split()) + "*" if star else " ".join(rest.split()[:-1])
+def declared(parameter: str) -> Parameter:
+    """One entry of a parameter list."""
+    words = re.sub(r"\b(const|__restrict__)\b|(\*)", r" \2 ", parameter).split()
+    kind = " ".join(words[:-1]).replace(" *", "*")
+    return Parameter(kind, words[-1], bool(re.search(r"\bconst\b", parameter)))

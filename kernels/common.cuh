@@ -47,6 +47,14 @@ template <class... P> __device__ __forceinline__ bool aligned(P... p) {
     return ((reinterpret_cast<size_t>(p) | ...) & 15) == 0;
 }
 
+// How many of n elements come before packets: those up to the first 16-byte boundary, if all pointers meet it together.
+template <class T, class... P> __device__ __forceinline__ long long lead(long long n, const T* first, P... rest) {
+    size_t start = reinterpret_cast<size_t>(first);
+    if ((0 | ... | (start ^ reinterpret_cast<size_t>(rest))) & 15) return n;
+    long long before = (16 - start % 16) % 16 / sizeof(T);
+    return before < n ? before : n;
+}
+
 template <class F, class P, class... Ps> __device__ __forceinline__ void visit(F f, long long i, P p, Ps... ps) {
 #pragma unroll
     for (int k = 0; k < P::N; k++) f(i + k, widen(p.v[k]), widen(ps.v[k])...);
@@ -59,12 +67,13 @@ template <class T, class F, class... Ps> __device__ __forceinline__ Packet<T> ap
     return r;
 }
 
-// f(i, in[i]...) for every i < n, widened; packets where all inputs are aligned, a scalar tail.
+// f(i, in[i]...) for every i < n, widened; packets between a scalar head and a scalar tail.
 template <class T, class F, class... In>
 __device__ __forceinline__ void each(Team team, long long n, F f, const T* first, const In*... in) {
     constexpr int N = Packet<T>::N;
-    long long body = aligned(first, in...) ? n / N * N : 0;
-    for (long long i = team.rank * N; i < body; i += team.size * N) visit(f, i, packet(first + i), packet(in + i)...);
+    long long head = lead(n, first, in...), body = head + (n - head) / N * N;
+    for (long long i = team.rank; i < head; i += team.size) f(i, widen(first[i]), widen(in[i])...);
+    for (long long i = head + team.rank * N; i < body; i += team.size * N) visit(f, i, packet(first + i), packet(in + i)...);
     for (long long i = body + team.rank; i < n; i += team.size) f(i, widen(first[i]), widen(in[i])...);
 }
 
@@ -72,8 +81,9 @@ __device__ __forceinline__ void each(Team team, long long n, F f, const T* first
 template <class T, class F, class... In>
 __device__ __forceinline__ void fill(Team team, T* out, long long n, F f, const In*... in) {
     constexpr int N = Packet<T>::N;
-    long long body = aligned(out, in...) ? n / N * N : 0;
-    for (long long i = team.rank * N; i < body; i += team.size * N)
+    long long head = lead(n, out, in...), body = head + (n - head) / N * N;
+    for (long long i = team.rank; i < head; i += team.size) out[i] = narrow<T>(f(i, widen(in[i])...));
+    for (long long i = head + team.rank * N; i < body; i += team.size * N)
         *reinterpret_cast<Packet<T>*>(out + i) = apply<T>(f, i, packet(in + i)...);
     for (long long i = body + team.rank; i < n; i += team.size) out[i] = narrow<T>(f(i, widen(in[i])...));
 }
@@ -83,9 +93,12 @@ __device__ __forceinline__ void fill(Team team, T* out, long long n, F f, const 
 struct Plus { template <class A> __device__ __forceinline__ A operator()(A a, A b) const { return a + b; } };
 struct Larger { template <class A> __device__ __forceinline__ A operator()(A a, A b) const { return a > b ? a : b; } };
 
+// The value of the lane at this distance; a struct that is reduced overloads it for its members.
+template <class A> __device__ __forceinline__ A exchange(A x, int distance) { return __shfl_xor_sync(0xffffffffu, x, distance); }
+
 template <class A, class Op> __device__ __forceinline__ A reduce_warp(A x, Op op) {
 #pragma unroll
-    for (int distance = 16; distance; distance /= 2) x = op(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    for (int distance = 16; distance; distance /= 2) x = op(x, exchange(x, distance));
     return x;
 }
 

@@ -8,11 +8,131 @@ __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
+__device__ __forceinline__ float exp_minus_one(float x) { return expm1f(x); }
+__device__ __forceinline__ double exp_minus_one(double x) { return expm1(x); }
+__device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }
+__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
+__device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
+__device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
+__device__ __forceinline__ float erf_complement(float x) { return erfcf(x); }
+__device__ __forceinline__ double erf_complement(double x) { return erfc(x); }
 
-// t where out is positive or NaN, else 0.
-struct ReluBwd {
-    template <class A> __device__ __forceinline__ A operator()(A t, A out) const { return out <= A(0) ? A(0) : t; }
+// --- activations: value(x) and back(t, v), t times the derivative ---------------------------------------------------
+//
+// v is the output for Relu, Sigmoid and Tanh, the input for the others. Where the slope is 0, back is 0 whatever t is.
+// Nothing overflows on the way to a finite result, and small results keep their digits: 1 + tanh and 1 + erf do not.
+
+// What an activation's formula calls a, b and c; zero where it does not.
+template <class A> struct Options { A a, b, c; };
+
+// 1 / (1 + exp(-x)), and its derivative.
+template <class A> __device__ __forceinline__ A logistic(A x) {
+    A e = exponential(x < 0 ? x : -x);
+    return (x < 0 ? e : A(1)) / (1 + e);
+}
+template <class A> __device__ __forceinline__ A logistic_slope(A x) {
+    A e = exponential(x < 0 ? x : -x);
+    return e / ((1 + e) * (1 + e));
+}
+
+// max(x, 0).
+struct Relu {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x <= 0 ? A(0) : x; }
+    template <class A> static __device__ __forceinline__ A back(A t, A out, Options<A>) { return out <= 0 ? A(0) : t; }
 };
+
+// x above 0, a x elsewhere.
+struct LeakyRelu {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A> o) { return x > 0 ? x : o.a * x; }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) { return x > 0 ? t : o.a * t; }
+};
+
+// c x above 0, c a (exp(b x) - 1) elsewhere.
+struct Elu {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A> o) {
+        return o.c * (x > 0 ? x : o.a * exp_minus_one(o.b * x));
+    }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) {
+        return t * (x > 0 ? o.c : o.c * o.a * o.b * exponential(o.b * x));
+    }
+};
+
+// x Phi(x), Phi the normal distribution function.
+struct Gelu {
+    template <class A> static __device__ __forceinline__ A phi(A x) {
+        return A(0.5) * erf_complement(x * A(-0.70710678118654752440));
+    }
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x * phi(x); }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        return t * (phi(x) + x * exponential(A(-0.5) * x * x) * A(0.39894228040143267794)); // 1 / sqrt(2 pi)
+    }
+};
+
+// x (1 + tanh(u)) / 2 = x logistic(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+struct GeluTanh {
+    template <class A> static __device__ __forceinline__ A twice_u(A x) {
+        return x * (A(1.59576912160573071176) + A(0.0713548162726002527220) * (x * x));
+    }
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x * logistic(twice_u(x)); }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        A z = twice_u(x), dz = A(1.59576912160573071176) + A(0.214064448817800758166) * (x * x);
+        return t * (logistic(z) + x * logistic_slope(z) * dz);
+    }
+};
+
+// x logistic(x).
+struct Silu {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x * logistic(x); }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        return t * (logistic(x) + x * logistic_slope(x));
+    }
+};
+
+// 1 / (1 + exp(-x)).
+struct Sigmoid {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return logistic(x); }
+    template <class A> static __device__ __forceinline__ A back(A t, A out, Options<A>) { return t * (out * (1 - out)); }
+};
+
+struct Tanh {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return hyperbolic_tangent(x); }
+    template <class A> static __device__ __forceinline__ A back(A t, A out, Options<A>) { return t * (1 - out * out); }
+};
+
+// log(1 + exp(a x)) / a; log_sigmoid is that with a = -1.
+struct Softplus {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A> o) {
+        A z = o.a * x;
+        return ((z > 0 ? z : A(0)) + log_one_plus(exponential(z < 0 ? z : -z))) / o.a;
+    }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) { return t * logistic(o.a * x); }
+};
+
+// x tanh(log(1 + e)) = x n / (n + 2), e = exp(x), n = e (e + 2). Above 20 the fraction is 1.
+struct Mish {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) {
+        A e = exponential(x > 20 ? A(20) : x), n = e * (e + 2);
+        return x * (n / (n + 2));
+    }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        if (x > 20) return t;
+        A e = exponential(x), n = e * (e + 2), d = n + 2;
+        return t * (n / d + x * (4 * e * (e + 1)) / (d * d));
+    }
+};
+
+// x times x / 6 + 1/2 clipped to [0, 1].
+struct Hardswish {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) {
+        A h = x * A(1.0 / 6) + A(0.5);
+        return x * (h < 0 ? A(0) : h > 1 ? A(1) : h);
+    }
+    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        return x <= -3 ? A(0) : x >= 3 ? t : t * (x * A(1.0 / 3) + A(0.5));
+    }
+};
+
+// --- random numbers -------------------------------------------------------------------------------------------------
 
 // Philox 4x64-10 (Salmon et al., SC 2011): four random words, a function of a counter and a key.
 struct Philox {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from gpugrad.backends.cublaslt import Gemm
 from gpugrad.backends.launch import Launch
 from gpugrad.backends.mailbox import BYTES, Mailbox
 from gpugrad.errors import DeviceError, fail
@@ -73,6 +75,18 @@ def missing_parts() -> str:
     if pathfinder.find_nvidia_header_directory("cudart") is None:
         return f"the CUDA headers, which kernels include, are not installed\n  {COMPLETE}"
     return ""
+
+
+def cublaslt(xp: Any) -> Any:
+    """libcublasLt, found where CuPy finds its libraries, or what a double of CuPy brings; a string says what failed."""
+    if hasattr(xp, "cublaslt"):
+        return xp.cublaslt
+    from cuda import pathfinder
+
+    try:
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
+    except (pathfinder.DynamicLibNotFoundError, OSError) as error:
+        return f"cuBLASLt cannot be loaded: {str(error).partition(chr(10))[0]}"
 
 
 def load(xp: Any = None) -> CUDABackend:
@@ -200,6 +214,11 @@ class CUDABackend:
     def device(self) -> int:
         """Number of the current device."""
         return 0 if self.count == 1 else self.xp.cuda.runtime.getDevice()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def gemm(self) -> Gemm:
+        """Matrix products: `gemm(a, b)`."""
+        return Gemm(self, cublaslt(self.xp))
 
     @functools.cached_property
     def processors(self) -> int:

@@ -12,6 +12,7 @@ from gpugrad.errors import GpugradError
 from gpugrad.kernel import Kernel, signature
 
 if TYPE_CHECKING:
+    from gpugrad.backends.cublaslt import Gemm
     from gpugrad.backends.cuda import CUDABackend
 
 TYPES = {
@@ -66,7 +67,7 @@ class Instance:
     def __init__(self, backend: CUDABackend, name: str, function: Any, parameters: list[str], types: list[str]) -> None:
         self.backend, self.xp, self.name, self.function = backend, backend.xp, name, function
         sums = "double" if types[:1] == ["double"] else "float"
-        self.parameters = [sums if p.startswith("Acc<") else p for p in parameters]
+        self.parameters = [p.replace("Acc<T>", sums) for p in parameters]
         self.slots: list[Any] = []
         self.address = self.handle = self.shared = 0
         self.go = backend.xp.cuda.driver.launchKernel
@@ -172,10 +173,15 @@ class Launch:
         arguments = [t if isinstance(t, str) else TYPES[t.name] for t in types]
         full = f"{name}<{', '.join(arguments)}>" if arguments else name
         module = self.xp.RawModule(code=code, options=OPTIONS, name_expressions=[full])
-        made = Instance(self.backend, full, module.get_function(full), signature(code, name), arguments)
+        made = Instance(self.backend, full, module.get_function(full), [p.type for p in signature(code, name)], arguments)
         bound: dict[Any, Instance] = self.mine.__dict__.setdefault("bound", {})
         bound[key] = made
         return made
+
+    @property
+    def gemm(self) -> Gemm:
+        """Matrix products, with epilogues: `launch.gemm(a, b, out=, bias=, epilogue=, accumulate=)`."""
+        return self.backend.gemm
 
     def site(self, kind: type[GpugradError], op: str, message: str) -> int:
         """The number under which a kernel reports an offender of this call to the mailbox; see `Mailbox.site`."""

@@ -12,8 +12,9 @@ from gpugrad import losses
 from gpugrad.errors import DomainError, RangeError, ShapeError, fail
 from gpugrad.ops import activation, conv
 from gpugrad.ops.activation import *
-from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, log_softmax, rms_norm, softmax
+from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, rms_norm
 from gpugrad.ops.random import dropout
+from gpugrad.ops.softmax import log_softmax, softmax
 
 __all__ = [
     "adaptive_avg_pool2d", "avg_pool2d", "batch_norm", "bilinear", "binary_cross_entropy",

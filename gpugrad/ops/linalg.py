@@ -15,6 +15,7 @@ import numpy as np
 
 from gpugrad.define import general, linear, multilinear
 from gpugrad.errors import DomainError, RangeError, ShapeError, describe, fail
+from gpugrad.launch import linalg as launch
 from gpugrad.op import RECORDING as G
 from gpugrad.ops import elementwise, reduce
 from gpugrad.ops._axes import normalize_axis, one_axis
@@ -76,7 +77,7 @@ def _as_matrix(F: Any, t: Any, row: bool, column: bool) -> Any:
 
 
 matmul = multilinear(
-    "matmul", _matmul, _matmul_vjp_x, _matmul_vjp_y, attrs=False,
+    "matmul", _matmul, _matmul_vjp_x, _matmul_vjp_y, attrs=False, cuda=launch.matmul,
     doc="Matrix product of the last two axes, batch axes broadcast; a 1-d operand is a row (left) or a column (right).",
 )  # fmt: skip
 

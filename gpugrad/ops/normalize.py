@@ -1,6 +1,6 @@
-"""Softmax and its kin, and the normalisations: everything that sets elements against statistics of their neighbours.
+"""Normalisations: elements set against the mean and variance of their neighbours.
 
-Half precision is summed in float32. The normalisations share one forward and one backward, for any axes:
+Half precision is summed in float32. All share one forward and one backward, for any axes:
 
     xhat = (x - mean) rstd,   y = w xhat + b,   u = w t
     dx = rstd (u - mean(u) - xhat mean(u xhat)),   dw = sum(t xhat),   db = sum(t)
@@ -19,11 +19,8 @@ from gpugrad.define import general, update
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, ShapeError, describe, fail
 from gpugrad.op import RECORDING
-from gpugrad.ops._axes import normalize_axis, one_axis
 from gpugrad.ops.creation import ones
 from gpugrad.ops.shape import operand, reshape, sizes
-
-__all__ = ["log_softmax", "logsumexp", "softmax"]
 
 Axes = tuple[int, ...]
 
@@ -31,90 +28,6 @@ Axes = tuple[int, ...]
 def wide(x: Any) -> Any:
     """x in the type sums are taken in: its own, at least float32."""
     return x.astype("float32") if x.dtype.itemsize == 2 else x
-
-
-# --- softmax --------------------------------------------------------------------------------------------------
-
-
-def _softmax(xp: Any, x: Any, axis: int) -> Any:
-    v = wide(x)
-    with np.errstate(invalid="ignore"):
-        y = v - v.max(axis, keepdims=True)
-        xp.exp(y, out=y)
-        y /= y.sum(axis, keepdims=True)
-    return y.astype(x.dtype, copy=False)
-
-
-def _log_softmax(xp: Any, x: Any, axis: int) -> Any:
-    v = wide(x)
-    with np.errstate(invalid="ignore"):
-        y = v - v.max(axis, keepdims=True)
-        y -= xp.log(xp.exp(y).sum(axis, keepdims=True))
-    return y.astype(x.dtype, copy=False)
-
-
-def _logsumexp(xp: Any, x: Any, axis: Axes, keepdims: bool) -> Any:
-    v = wide(x)
-    top = v.max(axis, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0)
-    with np.errstate(divide="ignore"):
-        out = xp.log(xp.exp(v - top).sum(axis, keepdims=True)) + top
-    return (out if keepdims else out.reshape(shrunk(x.shape, axis))).astype(x.dtype, copy=False)
-
-
-def shrunk(shape: Axes, axis: Axes) -> Axes:
-    """A shape without the reduced axes."""
-    return tuple(n for i, n in enumerate(shape) if i not in axis)
-
-
-def kept(shape: Axes, axis: Axes) -> Axes:
-    """A shape whose reduced axes have length 1."""
-    return tuple(1 if i in axis else n for i, n in enumerate(shape))
-
-
-def softmax_rule(F: Any, t: Any, out: Any, _x: Any, *, axis: int) -> Any:
-    """The Jacobian diag(y) - y y' is symmetric, so this is both directions."""
-    g = t * out
-    return g - out * F.sum(g, axis=(axis,), keepdims=True)
-
-
-def shares(F: Any, out: Any, x: Any, axis: Axes) -> Any:
-    """exp(x - logsumexp); 0 throughout a row that is all -inf, whose log-sum-exp is moved to the smallest float."""
-    return F.exp(x - F.reshape(F.maximum(out, float(np.finfo(out.dtype).min)), shape=kept(x.shape, axis)))
-
-
-_soft = general(
-    "softmax", _softmax, softmax_rule, floating=True,
-    jvp=lambda F, ts, out, x, *, axis: softmax_rule(F, ts[0], out, x, axis=axis),
-)  # fmt: skip
-_log_soft = general(
-    "log_softmax", _log_softmax, floating=True,
-    joint=lambda F, t, out, _x, *, axis: (t - F.exp(out) * F.sum(t, axis=(axis,), keepdims=True),),
-    jvp=lambda F, ts, out, _x, *, axis: ts[0] - F.sum(F.exp(out) * ts[0], axis=(axis,), keepdims=True),
-)  # fmt: skip
-_lse = general(
-    "logsumexp", _logsumexp, floating=True,
-    joint=lambda F, t, out, x, *, axis, keepdims: (F.reshape(t, shape=kept(x.shape, axis)) * shares(F, out, x, axis),),
-    jvp=lambda F, ts, out, x, *, axis, keepdims: F.sum(shares(F, out, x, axis) * ts[0], axis=axis, keepdims=keepdims),
-)  # fmt: skip
-
-
-def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) / sum(exp(x)) along an axis, without overflow; a slice that is all -inf or holds +inf gives NaN."""
-    x = operand(x, "softmax")
-    return _soft(x, axis=one_axis(axis, x.ndim, "softmax"))
-
-
-def log_softmax(x: Any, axis: int = -1) -> Any:
-    """x - logsumexp(x) along an axis: the logarithm of softmax, accurate where softmax underflows."""
-    x = operand(x, "log_softmax")
-    return _log_soft(x, axis=one_axis(axis, x.ndim, "log_softmax"))
-
-
-def logsumexp(x: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over axes (all by default), without overflow; -inf where all are -inf, with gradient 0."""
-    x = operand(x, "logsumexp")
-    return _lse(x, axis=normalize_axis(axis, x.ndim, "logsumexp"), keepdims=keepdims)
 
 
 # --- normalisations -------------------------------------------------------------------------------------------

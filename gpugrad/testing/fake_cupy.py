@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gpugrad.testing.emulator import Kernel, Module
+from gpugrad.testing.fake_cublaslt import Library
 
 POISON = 0xFF
 launched: list[str] = []
@@ -604,6 +605,7 @@ class _Linalg:
 
 
 linalg = _Linalg()
+cublaslt = Library(lambda: Stream.capturing, lambda: Stream.current.ptr)
 pi, inf, nan, newaxis, e = np.pi, np.inf, np.nan, None, np.e
 __version__ = "14.0.0"
 

@@ -15,7 +15,7 @@ import pytest
 from gpugrad import backends
 from gpugrad.backends import cuda, launch
 from gpugrad.errors import DeviceError
-from gpugrad.kernel import Kernel, kernel, signature, source_text
+from gpugrad.kernel import Kernel, Parameter, kernel, signature
 from gpugrad.testing import fake_cupy
 
 # --- load -----------------------------------------------------------------------------------------------------------
@@ -363,11 +363,6 @@ template <class T> __global__ void __launch_bounds__(256) probe(T* out, const fl
 """
 
 
-class Probe(Kernel):
-    def code(self):
-        return source_text(SOURCE)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_kind_of_argument_arrives_on_both_paths(backend, dtype):
     """Numbers are converted to the declared width; the double compares with the compiled signature."""
@@ -379,7 +374,7 @@ def test_every_kind_of_argument_arrives_on_both_paths(backend, dtype):
             launch.map("probe", (x.dtype,), (out, None, -scale, 2 * scale, 4, 8 * scale, 16, True, table), 1)
             yield launch.backend.to_numpy(out)[0]
 
-    run = backend.implement("exp", {"cuda": Probe("probe", "probe", call)})
+    run = backend.implement("exp", {"cuda": Kernel("probe", "probe", call, SOURCE)})
     assert list(run(backend.asarray(np.ones(1, dtype)))) == [1 + 4 + 8 + 16 + 1 + 64, 2 + 4 + 16 + 16 + 1 + 64]
 
 
@@ -397,7 +392,10 @@ def test_signatures_are_read_from_the_text():
     code = (
         "__global__ void f(const unsigned long long* a, Acc<T> b, unsigned c, Mailbox *box) {}\n__global__ void g() {}"
     )
-    assert signature(code, "f") == ["unsigned long long*", "Acc<T>", "unsigned", "Mailbox*"]
+    assert signature(code, "f") == [
+        Parameter("unsigned long long*", "a", True), Parameter("Acc<T>", "b", False), Parameter("unsigned", "c", False),
+        Parameter("Mailbox*", "box", False),
+    ]  # fmt: skip
     assert signature(code, "g") == []
     with pytest.raises(DeviceError, match="no kernel h"):
         signature(code, "h")

@@ -83,6 +83,7 @@ def test_a_changed_header_changes_the_text(tmp_path):
 
 def test_the_tables_kernels_exist():
     named = [op.impls.special["cuda"] for op in TABLE.values() if isinstance(op.impls.special.get("cuda"), Kernel)]
+    named = [k for k in named if k.family]  # the others name a library's routine
     assert named
     for k in named:
         assert f"{k.name}<float>" in [i.split(",")[0].rstrip(">") + ">" for i in instances(source_path(k.family))]
@@ -92,7 +93,8 @@ def test_the_tables_kernels_exist():
 def test_house_style(path):
     text = path.read_text()
     assert text.startswith("// ")
-    assert f"gpugrad/ops/{path.stem}.py" in text.split("#include")[0]  # the header says who launches it
+    family = path.stem.partition("_")[0]
+    assert f"gpugrad/ops/{family}.py" in text.split("#include")[0]  # the header says who launches it
     assert len(text.splitlines()) <= 120
     code = re.sub(r"//[^\n]*", "", source(path))
     banned = ["INFINITY", "FLT_MAX", "uint32_t", "int64_t", "<cstdint>", "<math.h>", "atomicAdd", "printf"]

@@ -6,9 +6,6 @@ LAST = {"axis": (1,), "eps": 1e-5, "centred": True}
 RMS = {"axis": (1,), "eps": 1e-5, "centred": False}
 
 SAMPLES = {
-    "softmax": [S(normal(3, 4), axis=1), S(normal(3, 4, 2), axis=1)],
-    "log_softmax": [S(normal(3, 4), axis=1), S(normal(3, 4, 2), axis=0)],
-    "logsumexp": [S(normal(3, 4), axis=(1,), keepdims=False), S(normal(3, 4, 2), axis=(0, 2), keepdims=True)],
     "layer_norm": [
         S(normal(3, 5), positive(5), normal(5), **LAST),
         S(normal(3, 5), positive(5), None, **LAST),

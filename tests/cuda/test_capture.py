@@ -1,0 +1,96 @@
+"""Whole training steps as CUDA graphs: recorded once, launched again and again, with the numbers of eager steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import backends, nn, optim
+from gpugrad.nn import functional as F
+from gpugrad.testing import fake_cupy
+from gpugrad.testing.emulator import compiler
+
+pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("double")]
+STEPS = 4
+
+
+def make(kind):
+    """(model, step) on the device: the same numbers at every call."""
+    gg.random.seed(3)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Dropout(0.25), nn.Linear(16, 5)).to("cuda")
+    opt = {"sgd": optim.SGD, "adam": optim.AdamW}[kind](model.parameters(), lr=0.05)
+
+    def step(x, y):
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optim.clip_grad_norm(model.parameters(), 1.0)
+        opt.step()
+        return loss
+
+    return model, step
+
+
+def batches():
+    rng = np.random.default_rng(5)
+    return [(rng.normal(size=(8, 12)).astype("float32"), rng.integers(0, 5, 8)) for _ in range(STEPS + 1)]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_replayed_step_is_the_eager_step(kind):
+    model, step = make(kind)
+    want = [float(step(*(gg.asarray(a).to("cuda") for a in batch))) for batch in batches()]
+    final = [p.numpy() for p in model.parameters()]
+
+    model, step = make(kind)
+    first, *rest = batches()
+    x, y = (gg.asarray(a).to("cuda") for a in first)
+    got = [float(step(x, y))]  # compiles and allocates
+    backend = backends.get("cuda")
+    fake_cupy.waited.clear()
+    with backend.capture() as graph:
+        loss = step(x, y)
+    assert fake_cupy.waited == []
+    for batch in rest:
+        for target, value in zip((x, y), batch):
+            target.data[...] = backend.asarray(value)
+        graph.launch()
+        got.append(float(loss))
+    assert got == want
+    assert len(set(want)) == len(want)
+    for p, q in zip(model.parameters(), final):
+        assert np.array_equal(p.numpy(), q)
+
+
+def test_a_capture_does_nothing_until_it_is_launched():
+    backend = backends.get("cuda")
+    a = gg.asarray(np.ones(3, "float32")).to("cuda")
+    F.relu(a * 2)
+    with backend.capture() as graph:
+        b = gg.relu(a * 2) + 1
+    assert not np.isfinite(b.numpy()).all()  # whatever the memory held
+    graph.launch()
+    assert b.numpy().tolist() == [3, 3, 3]
+    a.data[...] = backend.asarray(np.full(3, 5, "float32"))
+    graph.launch()
+    assert b.numpy().tolist() == [11, 11, 11]
+
+
+@pytest.mark.parametrize("read", [lambda t: t.numpy(), float, lambda t: gg.asarray(np.ones(2)).to("cuda")])
+def test_the_host_cannot_read_or_send_during_a_capture(read):
+    a = gg.asarray(np.ones((), "float32")).to("cuda")
+    with pytest.raises(fake_cupy.CUDARuntimeError, match="while a stream captures"), backends.get("cuda").capture():
+        read(a)
+
+
+def test_memory_adds_up():
+    backend = backends.get("cuda")
+    before = backend.memory()
+    a = backend.xp.zeros(1 << 20, "float32")
+    during = backend.memory()
+    assert during["used"] - before["used"] == a.nbytes
+    assert during["reserved"] >= during["used"]
+    assert during["free"] + during["reserved"] <= during["total"]
+    del a
+    assert backend.memory()["used"] == before["used"]
