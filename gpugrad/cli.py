@@ -1,4 +1,4 @@
-"""The command line: `gpugrad train` and `gpugrad eval`.
+"""The command line: `gpugrad train`, `gpugrad eval` and `gpugrad doctor`.
 
 Every refusal is one line on stderr and exit code 2; GPUGRAD_DEBUG=1 shows the traceback. Ctrl-C exits with 130.
 """
@@ -6,6 +6,7 @@ Every refusal is one line on stderr and exit code 2; GPUGRAD_DEBUG=1 shows the t
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def one_line(error: Exception) -> str:
 @click.version_option(gg.__version__, prog_name="gpugrad")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """A tensor autograd engine for NumPy and NVIDIA GPUs: train a network, evaluate a run."""
+    """A tensor autograd engine for NumPy and NVIDIA GPUs: train a network, evaluate a run, examine the machine."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -138,6 +139,20 @@ def evaluate(run: str, data: str | None, device: str, as_json: bool) -> None:
     from gpugrad.train import job
 
     job.evaluate_run(Path(run), data=data, device=device, as_json=as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Say what works on this machine.
+
+    Exit code 1 if a part is broken; one that is merely absent, such as a GPU, is no fault.
+    """
+    from gpugrad import doctor as office
+
+    findings = office.examine()
+    click.echo(json.dumps(office.report(findings), indent=1) if as_json else "\n".join(office.lines(findings)))
+    click.get_current_context().exit(int(any(f.state == office.BROKEN for f in findings)))
 
 
 if __name__ == "__main__":

@@ -205,10 +205,26 @@ class CUDABackend:
                 captured.graph = stream.end_capture()
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the current device: `used` by arrays, `reserved` in CuPy's pool, its `limit` (0: none), `free`, `total`."""
+        """Bytes on the current device.
+
+        `used` by arrays and `reserved` in CuPy's pool, its `limit` (0: none), `free` on the device, `total`.
+        """
         pool, (free, total) = self.xp.get_default_memory_pool(), self.xp.cuda.runtime.memGetInfo()
         sizes = {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "limit": pool.get_limit()}
         return {**sizes, "free": free, "total": total}
+
+    def card(self) -> dict[str, Any]:
+        """Name and properties of the current device, and the versions of driver, CuPy and its CUDA."""
+        runtime = self.xp.cuda.runtime
+        properties = runtime.getDeviceProperties(self.device)
+        driver, built = (
+            f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.driverGetVersion(), runtime.runtimeGetVersion())
+        )
+        return {
+            "name": properties["name"].decode(), "capability": f"{properties['major']}.{properties['minor']}",
+            "processors": properties["multiProcessorCount"], "gigabytes": runtime.memGetInfo()[1] >> 30,
+            "driver": driver, "runtime": built, "cupy": self.xp.__version__,
+        }  # fmt: skip
 
     @property
     def device(self) -> int:
