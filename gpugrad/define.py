@@ -85,6 +85,7 @@ def inplace(op: Op, written: int) -> Callable[..., None]:
             raise explain_failure(op.name, error, tuple(raws), attrs) from None
         writes.note(*outputs)
 
+    call.written = written  # type: ignore[attr-defined]
     return call
 
 

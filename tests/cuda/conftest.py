@@ -11,8 +11,9 @@ import pytest
 from gpugrad import backends
 from gpugrad.backends import cuda
 from gpugrad.backends.launch import FLOATS
-from gpugrad.op import TABLE
+from gpugrad.op import RAW, TABLE
 from gpugrad.testing import fake_cupy
+from gpugrad.testing.emulator import compiler
 
 
 @pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -22,25 +23,48 @@ def backend(request):
         if reason:
             pytest.skip(reason.partition("\n")[0])
         return cuda.load()
-    from gpugrad.testing import emulator
-
-    if emulator.compiler() is None:
+    if compiler() is None:
         pytest.skip("the emulator needs a C++ compiler")
-    emulator.FLAGS = (*emulator.FLAGS, *os.environ.get("GPUGRAD_TEST_FLAGS", "").split())  # of test_sanitizers.py
     return cuda.load(fake_cupy)
+
+
+@pytest.fixture(autouse=True)
+def _watched(request, monkeypatch):
+    """The tests of kernels run them instrumented: races, access out of bounds and undefined operations are errors."""
+    if request.path.name.startswith("test_kernels") and "backend" in request.fixturenames:
+        backend = request.getfixturevalue("backend")
+        if backend.xp is fake_cupy:
+            monkeypatch.setenv("GPUGRAD_EMULATOR", os.environ.get("GPUGRAD_EMULATOR", "checked"))
+            monkeypatch.setattr(backend, "checked", True)  # launches by arrays, whose ends are known
+
+
+@contextlib.contextmanager
+def registered(backend):
+    """A backend as device 'cuda', for the length of a test."""
+    by_name, by_type = dict(backends._by_name), dict(backends._by_type)
+    backends.register(backend)
+    try:
+        yield backend
+    finally:
+        for table, before in ((backends._by_name, by_name), (backends._by_type, by_type)):
+            table.clear()
+            table.update(before)
+        for bound in (RAW, *(op.impls for op in TABLE.values())):
+            bound.pop(backend.array_type, None)
 
 
 @pytest.fixture
 def double():
-    """CuPy's double as device 'cuda', for the length of a test."""
-    by_name, by_type = dict(backends._by_name), dict(backends._by_type)
-    backends.register(cuda.load(fake_cupy))
-    yield
-    for table, before in ((backends._by_name, by_name), (backends._by_type, by_type)):
-        table.clear()
-        table.update(before)
-    for op in TABLE.values():
-        op.impls.pop(fake_cupy.ndarray, None)
+    """CuPy's double as device 'cuda'."""
+    with registered(cuda.load(fake_cupy)) as backend:
+        yield backend
+
+
+@pytest.fixture
+def gpu(backend):
+    """The double or the GPU, whichever `backend` stands for, as device 'cuda': one test body for both."""
+    with registered(backend):
+        yield backend
 
 
 SCHEDULES = [{}, {"schedule": "reversed", "reverse_blocks": True}, {"schedule": "random", "seed": 5}]

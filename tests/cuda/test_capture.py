@@ -11,7 +11,7 @@ from gpugrad.nn import functional as F
 from gpugrad.testing import fake_cupy
 from gpugrad.testing.emulator import compiler
 
-pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("double")]
+pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("gpu")]
 STEPS = 4
 
 
@@ -78,7 +78,7 @@ def test_a_capture_does_nothing_until_it_is_launched():
 
 
 @pytest.mark.parametrize("read", [lambda t: t.numpy(), float, lambda t: gg.asarray(np.ones(2)).to("cuda")])
-def test_the_host_cannot_read_or_send_during_a_capture(read):
+def test_the_host_cannot_read_or_send_during_a_capture(double, read):
     a = gg.asarray(np.ones((), "float32")).to("cuda")
     with pytest.raises(fake_cupy.CUDARuntimeError, match="while a stream captures"), backends.get("cuda").capture():
         read(a)

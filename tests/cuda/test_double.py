@@ -1,4 +1,4 @@
-"""The whole CUDA backend on a machine without a GPU: CuPy's double holds the arrays, kernels run on the emulator."""
+"""Every op on the CUDA backend: on CuPy's double, where kernels run on the emulator, and on a GPU."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import gpugrad as gg
 from gpugrad import backends
 from gpugrad.op import TABLE
 from gpugrad.tensor import Tensor
-from gpugrad.testing import fake_cupy
 from gpugrad.testing.emulator import compiler
 
 from ..ops.samples import Sample, collect
 
-pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("double")]
+pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("gpu")]
 CASES = [
     pytest.param(n, s, id=f"{n}-{i}")
     for n, ss in sorted(collect().items())
@@ -52,7 +51,7 @@ def test_every_op_and_its_gradient_run_on_the_device(name, sample):
             leaves = [t for t in args if t is not None and t.node is not None]
             grads = [g for g in gg.gradients(total, leaves, weights) if g is not None]
         if device == "cuda":
-            assert all(type(t.data) is fake_cupy.ndarray for t in (*outs, *grads))
+            assert all(type(t.data) is backends.get("cuda").array_type for t in (*outs, *grads))
         results.append([t.numpy() for t in (*outs, *grads)])
     assert len(results[0]) == len(results[1])
     for a, b in zip(*results):
