@@ -90,6 +90,7 @@ def case(name: str) -> Callable[[Case], Case]:
     return add
 
 
+case("assert_finite")(lambda m: ([m.x()], {"what": "x"}))
 XENT = {"ignore_index": -100, "smoothing": 0.0}
 case("relu_bwd")(lambda m: ([m.x(), m.x()], {}))
 case("dropout")(lambda m: ([m.x(), m.counter()], {"key": (3, 4), "p": 0.1}))

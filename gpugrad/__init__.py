@@ -39,6 +39,7 @@ from gpugrad.ops import attention as _attention  # noqa: F401 - fills the table
 from gpugrad.ops import conv as _conv  # noqa: F401 - fills the table
 from gpugrad.ops import creation as _creation
 from gpugrad.ops import elementwise as _elementwise
+from gpugrad.ops import guard as _guard
 from gpugrad.ops import index as _index
 from gpugrad.ops import linalg, random
 from gpugrad.ops import loss as _loss  # noqa: F401 - fills the table
@@ -49,6 +50,7 @@ from gpugrad.ops import softmax as _softmax
 from gpugrad.ops.activation import *
 from gpugrad.ops.creation import *
 from gpugrad.ops.elementwise import *
+from gpugrad.ops.guard import *
 from gpugrad.ops.index import *
 from gpugrad.ops.linalg import dot, einsum, matmul, outer, tensordot, vecdot
 from gpugrad.ops.reduce import *
@@ -76,6 +78,7 @@ __all__ = [
 __all__ += _activation.__all__
 __all__ += _creation.__all__
 __all__ += _elementwise.__all__
+__all__ += _guard.__all__
 __all__ += _index.__all__
 __all__ += _reduce.__all__
 __all__ += _shape.__all__

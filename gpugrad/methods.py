@@ -100,10 +100,15 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Hand
     return Handle(self.node.hooks, key)
 
 
+def on_host(self: Tensor) -> Any:
+    """The values in host memory. Every read goes this way: the backend also raises what kernels have reported."""
+    return backends.of(self.data).to_numpy(self.data)
+
+
 @method
 def numpy(self: Tensor, copy: bool = False) -> Any:
     """The values as a NumPy array; waits for a GPU. Without copy, a CPU tensor gives a read-only view."""
-    values = backends.of(self.data).to_numpy(self.data)
+    values = on_host(self)
     if copy:
         return np.array(values)
     view = values.view()
@@ -116,13 +121,13 @@ def item(self: Tensor) -> Any:
     """The single element as a Python number; waits for a GPU. Raises ShapeError for any other size."""
     if self.data.size != 1:
         raise fail(ShapeError, "item", f"{describe(self)} has {self.data.size} elements, expected one")
-    return self.data.item()
+    return on_host(self).item()
 
 
 @method
 def tolist(self: Tensor) -> Any:
     """Nested Python lists of the values."""
-    return self.data.tolist()
+    return on_host(self).tolist()
 
 
 @method
@@ -167,7 +172,7 @@ def __iter__(self: Tensor) -> Iterator[Tensor]:
 
 @method
 def __contains__(self: Tensor, value: Any) -> bool:
-    return bool((self.data == (value.data if isinstance(value, Tensor) else value)).any())
+    return bool(on_host(Tensor((self.data == (value.data if isinstance(value, Tensor) else value)).any())))
 
 
 def _convert(name: str, kind: Any) -> None:
@@ -175,7 +180,7 @@ def _convert(name: str, kind: Any) -> None:
         if self.data.size != 1:
             hint = "; use .any() or .all()" if kind is bool else ""
             raise fail(ShapeError, name, f"{describe(self)} has more or fewer than one element{hint}")
-        return kind(self.data.item())
+        return kind(on_host(self).item())
 
     convert.__name__ = f"__{name}__"
     method(convert)
@@ -197,7 +202,7 @@ def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
 
 @method
 def __format__(self: Tensor, spec: str) -> str:
-    return format(self.data.item(), spec) if spec and self.data.size == 1 else str(self)
+    return format(on_host(self).item(), spec) if spec and self.data.size == 1 else str(self)
 
 
 @method
@@ -232,9 +237,7 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
 def __repr__(self: Tensor) -> str:
     """Values (never fetched from a GPU above 1,000 elements), dtype, device, and the line that made it."""
     if self.device == "cpu" or self.size <= 1000:
-        body = np.array2string(
-            backends.of(self.data).to_numpy(self.data), separator=", ", prefix="tensor(", threshold=1000
-        )
+        body = np.array2string(on_host(self), separator=", ", prefix="tensor(", threshold=1000)
     else:
         body = f"<shape {list(self.shape)}>"
     if not self.size and self.ndim != 1:

@@ -101,8 +101,9 @@ class Instance:
             places = [ctypes.addressof(getattr(s, "memory", s)) for s in self.slots]
             self.block = (ctypes.c_void_p * max(1, len(places)))(*places)
             self.address, self.handle = ctypes.addressof(self.block), self.function.kernel.ptr
-        if self.backend.checked:
-            self.xp.cuda.get_current_stream().synchronize()  # an error of the kernel shows at the call that made it
+        stream = self.xp.cuda.get_current_stream()
+        if self.backend.checked and not stream.is_capturing():
+            stream.synchronize()  # an error of the kernel shows at the call that made it
 
     def typed(self, value: Any, parameter: str) -> Any:
         """An argument as CuPy passes it rightly: it sends Python numbers as 8 bytes whatever the parameter is."""
@@ -173,7 +174,9 @@ class Launch:
         arguments = [t if isinstance(t, str) else TYPES[t.name] for t in types]
         full = f"{name}<{', '.join(arguments)}>" if arguments else name
         module = self.xp.RawModule(code=code, options=OPTIONS, name_expressions=[full])
-        made = Instance(self.backend, full, module.get_function(full), [p.type for p in signature(code, name)], arguments)
+        made = Instance(
+            self.backend, full, module.get_function(full), [p.type for p in signature(code, name)], arguments
+        )
         bound: dict[Any, Instance] = self.mine.__dict__.setdefault("bound", {})
         bound[key] = made
         return made
@@ -183,9 +186,9 @@ class Launch:
         """Matrix products, with epilogues: `launch.gemm(a, b, out=, bias=, epilogue=, accumulate=)`."""
         return self.backend.gemm
 
-    def site(self, kind: type[GpugradError], op: str, message: str) -> int:
+    def site(self, kind: type[GpugradError], op: str, message: str, shape: tuple[int, ...] | None = None) -> int:
         """The number under which a kernel reports an offender of this call to the mailbox; see `Mailbox.site`."""
-        return self.backend.mailbox.site(kind, op, message)
+        return self.backend.mailbox.site(kind, op, message, shape)
 
 
 def elementwise(launch: Launch, *arrays: Any) -> Any:

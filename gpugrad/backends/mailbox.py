@@ -24,6 +24,7 @@ class Site(NamedTuple):
     kind: type[GpugradError]
     op: str
     message: str
+    shape: tuple[int, ...] | None
     code: CodeType
     lasti: int
 
@@ -40,12 +41,13 @@ class Mailbox:
         self.sites: list[Site] = []
         self.numbers: dict[Site, int] = {}
 
-    def site(self, kind: type[GpugradError], op: str, message: str) -> int:
+    def site(self, kind: type[GpugradError], op: str, message: str, shape: tuple[int, ...] | None = None) -> int:
         """The number, from 1, that stands for an error of this op at the user's current line.
 
-        message: what to say, with `{row}` and `{value}` for what the kernel reports, `{real}` for a floating value.
+        message: what to say, with `{row}` and `{value}` for what the kernel reports, `{real}` for a value that is a
+        double's bits, `{at}` for the row as a position in `shape`.
         """
-        site = Site(kind, op, message, *user_frame())
+        site = Site(kind, op, message, shape, *user_frame())
         if site not in self.numbers:
             self.sites.append(site)
             self.numbers[site] = len(self.sites)
@@ -56,6 +58,7 @@ class Mailbox:
         if self.occupied[0]:
             letter = self.letter[0].copy()
             self.letter[:] = np.zeros((), LAYOUT)
-            site, value = self.sites[letter["site"] - 1], letter["value"]
-            text = site.message.format(row=letter["row"], value=value, real=value.view("f8"))
+            site, row, value = self.sites[letter["site"] - 1], letter["row"], letter["value"]
+            at = int(row) if site.shape is None else [int(i) for i in np.unravel_index(row, site.shape)]
+            text = site.message.format(row=row, value=value, real=value.view("f8"), at=at)
             raise fail(site.kind, site.op, text, place(site.code, site.lasti))
