@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -278,6 +279,8 @@ def _restore(values: Any, device: str, requires_grad: bool) -> Tensor:
 Tensor.__getitem__ = getitem  # type: ignore[method-assign, assignment]
 Tensor.at = property(At)  # type: ignore[attr-defined]
 Tensor.T = property(lambda self: transpose(self) if self.ndim == 2 else _not_2d(self))  # type: ignore[attr-defined]
+for _name, _what in (("nbytes", "Bytes of all elements."), ("itemsize", "Bytes of one element.")):
+    setattr(Tensor, _name, property(functools.partial(lambda name, self: getattr(self.data, name), _name), doc=_what))
 Tensor.mT = property(matrix_transpose)  # type: ignore[attr-defined]
 
 

@@ -257,3 +257,8 @@ def test_repr_never_fetches_a_large_array_from_a_device(far, monkeypatch):
 def test_requires_grad_of_integers_is_refused():
     with pytest.raises(DTypeError, match="int64"):
         gg.tensor([1]).requires_grad_()
+
+
+def test_bytes():
+    x = gg.zeros((3, 4), dtype="float16")
+    assert (x.itemsize, x.nbytes) == (2, 24)

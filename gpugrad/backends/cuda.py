@@ -213,6 +213,15 @@ class CUDABackend:
         sizes = {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "limit": pool.get_limit()}
         return {**sizes, "free": free, "total": total}
 
+    def set_memory_limit(self, limit: int | float) -> None:
+        """Largest total of CuPy's pool on the current device: bytes, or a share of the device."""
+        size = {"fraction": limit} if isinstance(limit, float) and limit else {"size": int(limit)}
+        self.xp.get_default_memory_pool().set_limit(**size)
+
+    def release_memory(self) -> None:
+        """Give unused pieces of CuPy's pool back to the device."""
+        self.xp.get_default_memory_pool().free_all_blocks()
+
     def card(self) -> dict[str, Any]:
         """Name and properties of the current device, and the versions of driver, CuPy and its CUDA."""
         runtime = self.xp.cuda.runtime
