@@ -43,6 +43,16 @@ template <class T> struct __align__(16) Packet {
 
 template <class T> __device__ __forceinline__ Packet<T> packet(const T* p) { return *reinterpret_cast<const Packet<T>*>(p); }
 
+// To global memory, by one instruction: an assignment is split up where the compiler cannot rule out a load in between.
+template <class T> __device__ __forceinline__ void store(T* p, const Packet<T>& packet) {
+    const uint4& w = reinterpret_cast<const uint4&>(packet);
+#ifdef __CUDA_EMULATOR__
+    *reinterpret_cast<uint4*>(p) = w;
+#else
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
+#endif
+}
+
 template <class... P> __device__ __forceinline__ bool aligned(P... p) {
     return ((reinterpret_cast<size_t>(p) | ...) & 15) == 0;
 }
@@ -84,7 +94,7 @@ __device__ __forceinline__ void fill(Team team, T* out, long long n, F f, const 
     long long head = lead(n, out, in...), body = head + (n - head) / N * N;
     for (long long i = team.rank; i < head; i += team.size) out[i] = narrow<T>(f(i, widen(in[i])...));
     for (long long i = head + team.rank * N; i < body; i += team.size * N)
-        *reinterpret_cast<Packet<T>*>(out + i) = apply<T>(f, i, packet(in + i)...);
+        store(out + i, apply<T>(f, i, packet(in + i)...));
     for (long long i = body + team.rank; i < n; i += team.size) out[i] = narrow<T>(f(i, widen(in[i])...));
 }
 

@@ -24,7 +24,7 @@ __global__ void dropout(T* y, const T* x, const unsigned long long* counter, uns
                 Packet<T> p = packet(x + first + k);
 #pragma unroll
                 for (int j = 0; j < N; j++) p.v[j] = drop(p.v[j], k + j);
-                *reinterpret_cast<Packet<T>*>(y + first + k) = p;
+                store(y + first + k, p);
             }
         } else {
 #pragma unroll

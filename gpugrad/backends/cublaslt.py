@@ -50,13 +50,13 @@ EPILOGUES = {
     None: 0, "relu": 2, "gelu": 32, "relu_aux": 130, "gelu_aux": 160, "drelu": 136, "dgelu": 192, "drelu_bgrad": 152,
     "dgelu_bgrad": 208, "bgrad_a": 512, "bgrad_b": 256,
 }  # fmt: skip
-BIAS, AUX = 4, 128
+BIAS, AUX, VECTOR = 4, 128, 4 | 16 | 256 | 512  # VECTOR: whatever reads or writes at the bias pointer
 MAKES_AUX, READS_AUX = ("relu_aux", "gelu_aux"), ("drelu", "dgelu", "drelu_bgrad", "dgelu_bgrad")
 SUMS = ("drelu_bgrad", "dgelu_bgrad", "bgrad_a", "bgrad_b")
 
 WORKSPACE = 32 << 20  # bytes a stream: what Hopper's algorithms may ask for
 ALIGNED = 16  # bytes that an algorithm reads at once at most; a pointer counts as aligned to no more
-PLANS = 4096  # kept a thread; a program with more shapes than that starts over
+PLANS = 4096  # kept a thread; a program of more shapes than that forgets them all and starts over
 
 
 class Heuristic(ctypes.Structure):
@@ -238,7 +238,7 @@ def arrange(
             row = (0,) if left is not a_shape else out[1][len(batch) : len(batch) + 1]
             step = (*out[1][: len(batch)], *row, *((0,) if right is not b_shape else out[1][-1:]))
             d, copy = (tall(whole, step), None) if count == 1 else operand(shape, whole, step, batch)
-            if copy is not None or (d is not None and (d.transposed or (count > 1 and d.stride < d.ld))):
+            if copy is not None or (d is not None and d.transposed):
                 d = None
     return Geometry(m, n, k, count, a, b, d, shape, copy_a, copy_b)
 
@@ -361,7 +361,7 @@ class Plan:
 
     def bind(self, handle: c_void_p, descriptors: tuple[c_void_p, ...], path: Path) -> None:
         """Prepare the call, once there is an algorithm. The library's A is our b."""
-        self.description, a, b, d = descriptors
+        self.path, (self.description, a, b, d) = path, descriptors
         self.arguments = (
             handle, self.description, ctypes.byref(self.alpha), self.b, a, self.a, b, ctypes.byref(self.beta),
             self.d, d, self.d, d, (c_uint64 * 8).from_buffer_copy(path.algo), self.workspace, c_uint64(WORKSPACE),
@@ -428,7 +428,7 @@ class Gemm:
         plan.alpha.value, plan.workspace.value, plan.stream.value = alpha, workspace.data.ptr, stream
         status = self.matmul(*plan.arguments)
         if status:
-            self.failed(key, plan, status)
+            self.failed(plan, status)
             return self.compose(a, b, out, bias, epilogue, aux, alpha, accumulate)
         if self.backend.checked:
             xp.cuda.get_current_stream().synchronize()
@@ -472,6 +472,7 @@ class Gemm:
         plans = self.mine.__dict__.setdefault("plans", {})
         if len(plans) >= PLANS:
             plans.clear()
+            self.chosen.clear()
         plans[key] = plan
         return plan
 
@@ -510,19 +511,17 @@ class Gemm:
         try:
             handle = library.handle(device)
             descriptors = library.describe(problem, plan)
-            for attribute, array in (
-                (BIAS_POINTER, bias),
-                (AUX_POINTER, aux),
-            ):  # the heuristic looks how they are aligned
-                place = c_void_p(ALIGNED if array is None else array.data.ptr)
-                library.set("MatmulDesc", descriptors[0], attribute, place)
+            for bits, attribute, array in ((VECTOR, BIAS_POINTER, bias), (AUX, AUX_POINTER, aux)):
+                if code & bits:  # the heuristic wants to know the alignment
+                    place = c_void_p(ALIGNED if array is None else array.data.ptr)
+                    library.set("MatmulDesc", descriptors[0], attribute, place)
         except Refused as refusal:
             plan.reason = str(refusal)
             self.chosen[problem] = Path(problem, COMPUTE_NAME[compute], None, 0, plan.reason)
             return
-        if problem not in self.chosen:
-            self.chosen[problem] = library.choose(problem, descriptors)
-        path = self.chosen[problem]
+        path = self.chosen.get(problem)
+        if path is None:
+            path = self.chosen[problem] = library.choose(problem, descriptors)
         plan.reason = path.reason
         if not path.reason:
             plan.bind(handle, descriptors, path)
@@ -540,13 +539,13 @@ class Gemm:
                 self.library.set("MatmulDesc", plan.description, attribute, box)  # type: ignore[union-attr]
         return extra
 
-    def failed(self, key: Any, plan: Plan, status: int) -> None:
+    def failed(self, plan: Plan, status: int) -> None:
         """Note a product that the library turned down when it came to it. Raises DeviceError if it failed instead."""
         refusal = Refused("cublasLtMatmul", status)
         if status not in DECLINED:
             raise fail(DeviceError, "matmul", str(refusal))
         plan.reason = str(refusal)
-        self.chosen[plan.reason, key] = Path(None, "", None, 0, plan.reason)
+        self.chosen[plan.path.problem] = plan.path._replace(algorithm=None, reason=plan.reason)
 
     # --- without the library ----------------------------------------------------------------------------------------
 
@@ -563,12 +562,11 @@ class Gemm:
         y = self.product(a, b) if bare else self(a, b)
         if bare and alpha == 1:
             return y
-        kind = y.dtype if out is None else out.dtype
-        y = wide(y) * alpha
-        y = y + wide(out) if accumulate else y
-        y = y if bias is None else y + wide(bias)
-        n, extra = 1 if b.ndim == 1 else b.shape[-1], None
-        rows = y.reshape(-1, n)
+        kind, n, extra = (y if out is None else out).dtype, 1 if b.ndim == 1 else b.shape[-1], None
+        flat = (y.size // max(n, 1), n)
+        rows = wide(y).reshape(flat) * alpha
+        rows = rows + wide(out).reshape(flat) if accumulate else rows
+        rows = rows if bias is None else rows + wide(bias)
         if epilogue in ("relu", "relu_aux"):
             if epilogue == "relu_aux":
                 mask = xp.zeros((rows.shape[0], -(-n // 128) * 128), "bool")

@@ -11,4 +11,9 @@ def _matmul(launch: Any, x: Any, y: Any) -> Any:
     return launch.gemm(x, y)
 
 
+def _affine(launch: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return launch.gemm(x, weight.T, bias=bias)
+
+
 matmul = library("matmul", _matmul)
+affine = library("affine", _affine)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -80,6 +81,38 @@ matmul = multilinear(
     "matmul", _matmul, _matmul_vjp_x, _matmul_vjp_y, attrs=False, cuda=launch.matmul,
     doc="Matrix product of the last two axes, batch axes broadcast; a 1-d operand is a row (left) or a column (right).",
 )  # fmt: skip
+
+
+def _affine(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
+    out = _matmul(xp, x, weight.T)
+    out += bias
+    return out
+
+
+def _affine_vjp_weight(F: Any, t: Any, _out: Any, x: Any, _weight: Any, _bias: Any) -> Any:
+    t, x = (F.reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1])) for a in (t, x))
+    return F.matmul(F.matrix_transpose(t), x)
+
+
+def _affine_jvp(F: Any, ts: Any, out: Any, x: Any, weight: Any, _bias: Any) -> Any:
+    parts = [] if ts[0] is None else [F.matmul(ts[0], F.matrix_transpose(weight))]
+    parts += [] if ts[1] is None else [F.matmul(x, F.matrix_transpose(ts[1]))]
+    parts += [] if ts[2] is None else [F.broadcast_to(ts[2], shape=out.shape)]
+    return functools.reduce(operator.add, parts)
+
+
+_affine_ = general(
+    "affine", _affine, lambda F, t, _out, _x, weight, _bias: F.matmul(t, weight), _affine_vjp_weight,
+    lambda F, t, _out, _x, _weight, _bias: t, jvp=_affine_jvp, promotes=True, cuda=launch.affine,
+)  # fmt: skip
+
+
+def affine(x: Any, weight: Any, bias: Any) -> Any:
+    """x weight' + bias on the last axis: x (..., in), weight (out, in), bias (out,) to (..., out)."""
+    x, weight, bias = (operand(a, "affine") for a in (x, weight, bias))
+    if x.ndim and weight.ndim == 2 and weight.shape == (bias.size, x.shape[-1]) and bias.ndim == 1:
+        return _affine_(x, weight, bias)  # in one pass
+    return matmul(x, matrix_transpose(weight)) + bias
 
 
 # --- einsum -----------------------------------------------------------------------------------------------

@@ -44,7 +44,8 @@ ATTRIBUTES: dict[str, dict[int, tuple[str, Any]]] = {
 }  # fmt: skip
 DTYPE = {0: "float32", 1: "float64", 2: "float16", 14: "uint16"}  # bfloat16 as its bits
 TRANSFER = {"A": "align_a", "B": "align_b", "C": "align_c", "D": "align_d"}
-SPLIT_FROM = 512  # inner lengths from which an algorithm wants a workspace
+SPLIT_FROM = 512  # inner lengths from which an algorithm wants a workspace, and splits the sum if it may
+OUTPUT_TYPE = 4  # the reduction scheme that adds parts in the type of D
 WORKSPACE = 1 << 16
 MAGIC = 0x6C74
 
@@ -240,7 +241,7 @@ class Library:
             return INVALID_VALUE
         if desc.compute not in FACTOR or desc.scale != (1 if double else 0) or (a.type, d.type) not in types:
             return INVALID_VALUE
-        if len({x.batch for x in (a, b, d)}) > 1 or (d.batch > 1 and d.stride < d.ld * (d.cols - 1) + d.rows):
+        if len({x.batch for x in (a, b, d)}) > 1 or (d.batch > 1 and d.stride < d.rows):
             return INVALID_VALUE
         if desc.epilogue & 128:
             unit = 128 if desc.epilogue & 10 else 8
@@ -270,17 +271,8 @@ class Library:
         inner = records[1].rows if records[0].transa else records[1].cols
         workspace = WORKSPACE if inner >= SPLIT_FROM and prefer.workspace >= WORKSPACE else 0
         algo = (c_uint64 * 12).from_address(result)
-        algo[:] = [
-            MAGIC,
-            hash(tuple(r.look() for r in records)) & (2**64 - 1),
-            *aligned,
-            workspace,
-            0,
-            workspace,
-            0,
-            0,
-            0,
-        ]
+        halves = bool(workspace and prefer.reductions & OUTPUT_TYPE)
+        algo[:] = [MAGIC, fingerprint(records), *aligned, workspace, halves, workspace, 0, 0, 0]
         return OK
 
     def MatmulAlgoConfigGetAttribute(self, algo: int, attribute: int, place: int, size: int, written: int) -> int:
@@ -299,7 +291,7 @@ class Library:
         """D = epilogue(alpha op(A) op(B) + beta C), now or when the graph is launched."""
         records = [self.records[n] for n in (desc, a_desc, b_desc, c_desc, d_desc)]
         what, layouts = records[0], records[1:]
-        data = (c_uint64 * 8).from_address(algo)
+        data = list((c_uint64 * 8).from_address(algo))
         if self.records[handle].kind != "handle" or (stream or 0) != self.stream() or self.judge(*records):
             return INVALID_VALUE
         if data[0] != MAGIC or data[1] != fingerprint(records):
@@ -312,20 +304,26 @@ class Library:
         now = Record("MatmulDesc", **{k: v for k, v in what.__dict__.items() if k != "kind"})
 
         def work() -> None:
-            multiply(now, layouts, (a, b, c, d), *factors)
+            multiply(now, layouts, (a, b, c, d), *factors, halves=bool(data[7]))
 
         graph = self.graph()
         work() if graph is None else graph.work.append(work)
         return OK
 
 
-def multiply(desc: Record, layouts: list[Record], places: tuple[int, ...], alpha: float, beta: float) -> None:
-    """The product itself."""
+def multiply(
+    desc: Record, layouts: list[Record], places: tuple[int, ...], alpha: float, beta: float, halves: bool
+) -> None:  # fmt: skip
+    """The product itself; `halves`: as two, each of which is stored in the type of D before they are added."""
     a, b, c, d = (layout.view(place) for layout, place in zip(layouts, places))
     left, right = (FACTOR[desc.compute](widened(x)) for x in (a, b))
     left, right = (x.swapaxes(1, 2) if t else x for x, t in ((left, desc.transa), (right, desc.transb)))
     code, rows, cols = desc.epilogue, d.shape[1], d.shape[2]
-    x = np.matmul(left, right) * left.dtype.type(alpha)
+    cut = left.shape[2] // 2 if halves else 0
+    x = np.matmul(left[:, :, cut:], right[:, cut:])
+    if halves:
+        x = sum(widened(narrowed(part, d.dtype)) for part in (x, np.matmul(left[:, :, :cut], right[:, :cut])))
+    x = x * left.dtype.type(alpha)
     if beta:
         x = x + widened(c) * left.dtype.type(beta)
     if code & 4:

@@ -49,6 +49,13 @@ SAMPLES = {
         S(normal(2, 0), normal(0, 2)),
         S(normal(2, 0, 3), normal(3, 2)),
     ],
+    "affine": [
+        S(normal(2, 3), normal(4, 3), normal(4)),
+        S(normal(3), normal(4, 3), normal(4)),
+        S(normal(2, 1, 3), normal(1, 3), normal(1)),
+        S(normal(0, 3), normal(4, 3), normal(4)),
+        S(normal(2, 0), normal(4, 0), normal(4)),
+    ],
     "diagonal": [S(normal(3, 4), offset=1, axis1=0, axis2=1), S(normal(3, 2, 4), offset=-1, axis1=2, axis2=0)],
     "undiagonal": [
         S(normal(3), offset=1, axis1=0, axis2=1, shape=(3, 4)),
