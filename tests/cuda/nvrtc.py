@@ -5,9 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+NO_TOOL = "cuobjdump is not installed: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
 MISSING = "NVRTC or the CUDA headers are not installed: pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12"
 
 
@@ -32,6 +37,26 @@ def toolkit() -> Toolkit | None:
     major, minor = ctypes.c_int(), ctypes.c_int()
     library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return Toolkit(library, includes, (major.value, minor.value))
+
+
+def disassembler() -> str | None:
+    """The path of cuobjdump, from its wheel or the PATH, or None."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [Path(p) for p in spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
+    found = [str(p) for root in roots for p in root.glob("*/bin/cuobjdump")]
+    return found[0] if found else shutil.which("cuobjdump")
+
+
+def disassembled(cubin: bytes) -> dict[str, str]:
+    """The machine code of each kernel in a cubin, by its mangled name."""
+    tool = disassembler()
+    assert tool is not None
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([tool, "--dump-sass", file.name], capture_output=True, text=True, check=True)
+    parts = re.split(r"^\s*Function : (\S+)$", done.stdout, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
 
 
 def compile_text(text: str, names: list[str], arch: str, options: tuple[str, ...] = ()) -> tuple[bytes, str]:

@@ -10,7 +10,7 @@ from gpugrad.backends.launch import OPTIONS
 from gpugrad.kernel import source
 
 from .instances import families, instances
-from .nvrtc import MISSING, compile_text, toolkit
+from .nvrtc import MISSING, NO_TOOL, compile_text, disassembled, disassembler, toolkit
 
 pytestmark = pytest.mark.skipif(toolkit() is None, reason=MISSING)
 
@@ -33,13 +33,59 @@ def test_compiles_without_spills(path, arch):
     assert set(stacks) == {"0"}, log
 
 
-@pytest.mark.parametrize("dtype", ["float", "double", "__half", "__nv_bfloat16"])
-def test_maps_move_sixteen_bytes_at_once(dtype):
-    (path,) = (p for p in families() if p.stem == "activation")
-    ptx, _ = compile_text(source(path), [f"relu_bwd<{dtype}>"], "compute_90", OPTIONS)
-    width = r"v2\.(?:f64|b64|u64)|v4\.(?:f32|b32|u32)|v8\.\w+"
-    assert len(re.findall(rf"ld\.global(?:\.nc)?\.(?:{width})", ptx.decode())) >= 2
-    assert len(re.findall(rf"st\.global\.(?:{width})", ptx.decode())) >= 1
+# 16-byte loads and stores in the machine code of each kernel that is bound by bandwidth: so many at least
+PACKETS = {
+    "relu_bwd": (2, 1), "activation": (1, 1), "activation_bwd": (2, 1), "bias_act": (1, 1), "bias_act_bwd": (2, 1),
+    "dropout": (1, 1), "assert_finite": (1, 0), "softmax": (1, 1), "softmax_bwd": (2, 1), "logsumexp_bwd": (1, 1),
+    "softmax_xent": (1, 0), "softmax_xent_bwd": (1, 1), "reduce_rows": (1, 0), "reduce_columns": (1, 0),
+    "masked_softmax": (1, 1), "rotary": (4, 2),
+}  # fmt: skip
+# Why the others move single elements.
+SINGLE = {
+    "reduce_finish": "adds up a few partial results", "sum_slices": "adds up a few partial results",
+    "softmax_strided": "neighbours in memory belong to different rows",
+    "softmax_strided_bwd": "neighbours in memory belong to different rows",
+    "logsumexp_strided_bwd": "neighbours in memory belong to different rows",
+    "im2col": "neighbours come from any offset", "col2im": "neighbours come from any offset",
+    "max_pool2d": "windows", "max_pool2d_bwd": "windows", "max_pool2d_pick": "windows", "avg_pool2d": "windows",
+    "avg_pool2d_bwd": "windows", "attention": "bound by arithmetic", "attention_dq": "bound by arithmetic",
+    "attention_dkv": "bound by arithmetic", "attention_slopes": "a small part of the materialised path",
+    "scatter_rows": "rows of any width at any place",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(disassembler() is None, reason=NO_TOOL)
+@pytest.mark.parametrize("path", families(), ids=lambda p: p.stem)
+def test_machine_code_moves_packets_and_keeps_to_registers(path):
+    names = [n for n in instances(path) if "double" not in n]
+    cubin, _ = compile_text(source(path), names, "sm_90", OPTIONS)
+    code = disassembled(cubin)
+    assert len(code) == len(names)
+    for mangled, text in code.items():
+        kernel = next(k for k in {n.partition("<")[0] for n in names} if re.match(rf"_Z{len(k)}{k}(?=[IPEv])", mangled))
+        assert not re.findall(r"\b(?:LDL|STL)\b", text), f"{mangled} spills to local memory"
+        assert (kernel in PACKETS) != (kernel in SINGLE), f"{kernel}: say whether it moves packets"
+        loads, stores = PACKETS.get(kernel, (0, 0))
+        assert len(re.findall(r"\bLDG\.E(?:\.\w+)*\.128\b", text)) >= loads, f"{mangled}: loads"
+        assert len(re.findall(r"\bSTG\.E(?:\.\w+)*\.128\b", text)) >= stores, f"{mangled}: stores"
+
+
+def test_no_kernel_is_listed_that_is_not_there():
+    there = {n.partition("<")[0] for path in families() for n in instances(path)}
+    assert {*PACKETS, *SINGLE} <= there
+
+
+def test_a_changed_header_gives_another_text_and_another_cubin(tmp_path):
+    """CuPy's cache on disk is keyed by the text: the old machine code cannot come back."""
+    (tmp_path / "a.cuh").write_text("#pragma once\n#define SCALE 2\n")
+    (tmp_path / "k.cu").write_text('#include "a.cuh"\nextern "C" __global__ void k(float* y) { y[0] *= SCALE; }\n')
+    made = []
+    for scale in (2, 3):
+        (tmp_path / "a.cuh").write_text(f"#pragma once\n#define SCALE {scale}\n")
+        text = source(tmp_path / "k.cu")
+        made.append((text, compile_text(text, [], "sm_90", OPTIONS)[0]))
+    assert made[0][0] != made[1][0]
+    assert made[0][1] != made[1][1]
 
 
 def test_errors_name_the_file_and_line_of_a_header(tmp_path):
