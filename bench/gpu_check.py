@@ -2,11 +2,11 @@
 
     python bench/gpu_check.py --out DIR [--double]
 
-Runs one after another, each within its own time: `gpugrad doctor`; the tests marked `gpu`; training on the handwritten
-digits with the loss curve of the CPU beside it; every kernel against float64 on real sizes, its bandwidth beside a copy
-and the host's microseconds a launch (bench/kernels.py); compute-sanitizer (memcheck, racecheck, initcheck) over all
-kernels on small sizes, where it is installed. Needs no network. Writes gpu-check.json and gpu-check.md. --double takes
-the CPU double in place of a GPU, to try the command itself.
+Runs one after another, each within its own time: `gpugrad doctor`; training on the handwritten digits with the loss curve
+of the CPU beside it; the tests marked `gpu`; how far every op is from the CPU's; every kernel against float64 on real
+sizes, its bandwidth beside a copy and the host's microseconds a launch (bench/kernels.py); compute-sanitizer (memcheck,
+racecheck, initcheck) over all kernels on small sizes, where it is installed. Needs no network. Writes gpu-check.json and
+gpu-check.md. --double takes the CPU double in place of a GPU, to try the command itself.
 """
 
 from __future__ import annotations
@@ -118,6 +118,12 @@ class Check:
         code, text = self.run(command, 90)
         return {"ok": code == 0, "summary": text.strip().splitlines()[-1] if text.strip() else "nothing said"}
 
+    def agreement(self) -> dict[str, Any]:
+        """How far every op is from the CPU's."""
+        command = [sys.executable, str(ROOT / "bench" / "agreement.py"), "--out", str(self.out / "agreement.md")]
+        code, text = self.run([*command, *(["--double"] if self.double else [])], 60)
+        return {"ok": code == 0, "summary": text.strip().splitlines()[-1] if text.strip() else "nothing said"}
+
     def kernels(self) -> dict[str, Any]:
         """Errors, bandwidths, host costs."""
         command = [sys.executable, str(ROOT / "bench" / "kernels.py"), "--out", str(self.out / "kernels.json")]
@@ -163,6 +169,7 @@ def main() -> int:
     check.part("doctor", check.doctor)
     check.part("training", check.training)
     check.part("tests", check.tests)
+    check.part("agreement", check.agreement)
     check.part("kernels", check.kernels)
     for tool in TOOLS:
         check.part(tool, lambda tool=tool: check.sanitizer(tool))

@@ -92,7 +92,25 @@ def case(name: str) -> Callable[[Case], Case]:
 
 case("assert_finite")(lambda m: ([m.x()], {"what": "x"}))
 XENT = {"ignore_index": -100, "smoothing": 0.0}
-case("relu_bwd")(lambda m: ([m.x(), m.x()], {}))
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "relu": {}, "leaky_relu": {"negative_slope": 0.1}, "elu": {"alpha": 1.0, "rate": 1.0, "scale": 1.0},
+    "gelu": {"approximate": "none"}, "silu": {}, "sigmoid": {}, "tanh": {}, "softplus": {"beta": 1.0}, "mish": {},
+    "hardswish": {},
+}  # fmt: skip
+for _name, _options in ACTIVATIONS.items():
+    case(_name)(lambda m, options=_options: ([m.x()], options))
+    case(f"{_name}_bwd")(lambda m, options=_options: ([m.x(), m.x()], options))
+case("log_sigmoid")(lambda m: ([m.x()], {}))
+
+
+def features(m: Maker) -> tuple[int, int]:
+    """Rows and columns of a hidden layer."""
+    return m.size(70, 65536), m.size(40, 4096)
+
+
+case("bias_act")(lambda m: ([m.x(*features(m)), m.x(features(m)[1])], {"kind": "gelu"}))
+case("bias_act_out")(lambda m: ([m.x(*features(m)), m.x(features(m)[1])], {"kind": "relu"}))
+case("bias_act_bwd")(lambda m: ([m.x(*features(m)), m.x(*features(m)), m.x(features(m)[1])], {"kind": "gelu"}))
 case("dropout")(lambda m: ([m.x(), m.counter()], {"key": (3, 4), "p": 0.1}))
 case("scatter_rows")(
     lambda m: (
@@ -119,6 +137,81 @@ def _xent_bwd(m: Maker) -> Any:
     logits = m.x(n, classes)
     lse = implementation(m.backend, "softmax_xent")(logits, m.labels(n, classes), None, **XENT)[1]
     return [m.x(n), logits, m.labels(n, classes), None, lse], XENT
+
+
+CAUSAL = {"causal": True, "scale": 0.125}
+
+
+def heads(m: Maker) -> list[Any]:
+    """Queries, keys and values (B, H, T, D) of a language model."""
+    return [m.x(m.size(1, 4), m.size(2, 16), m.size(70, 2048), m.size(40, 64)) for _ in "qkv"]
+
+
+case("attention")(lambda m: ([*heads(m), None], CAUSAL))
+
+
+@case("attention_bwd")
+def _attention_bwd(m: Maker) -> Any:
+    q, k, v = heads(m)
+    out, lse = implementation(m.backend, "attention")(q, k, v, None, **CAUSAL)
+    return [m.x(*out.shape), q, k, v, None, out, lse], CAUSAL
+
+
+@case("rotary")
+def _rotary(m: Maker) -> Any:
+    positions, width = m.size(70, 4096), m.size(40, 128)
+    angles = [m.x(positions, width // 2) for _ in "cs"]
+    return [m.x(m.size(2, 256), positions, width), *angles], {"interleaved": False}
+
+
+CONV = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+POOL = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
+MAX = {**POOL, "dilation": (1, 1)}
+
+
+def images(m: Maker) -> tuple[int, ...]:
+    """(N, C, H, W) of a layer in the middle of a network."""
+    return m.size(2, 64), m.size(3, 64), m.size(8, 28), m.size(10, 28)
+
+
+def planes(m: Maker) -> tuple[int, ...]:
+    """(N, C, H, W) of half a gigabyte with its pooled image."""
+    return m.size(2, 512), m.size(3, 64), m.size(8, 56), m.size(10, 56)
+
+
+def halves(m: Maker) -> tuple[int, ...]:
+    """The shape of pooled planes."""
+    n, c, h, w = planes(m)
+    return n, c, h // 2, w // 2
+
+
+def kernel(m: Maker) -> Any:
+    """From as many channels to as many."""
+    c = images(m)[1]
+    return m.x(c, c, 3, 3)
+
+
+case("conv2d")(lambda m: ([m.x(*images(m)), kernel(m)], CONV))
+case("conv2d_input")(lambda m: ([m.x(*images(m)), kernel(m)], {**CONV, "shape": images(m)[2:]}))
+case("conv2d_weight")(lambda m: ([m.x(*images(m)), m.x(*images(m))], {**CONV, "kernel": (3, 3)}))
+case("max_pool2d")(lambda m: ([m.x(*planes(m))], {**MAX, "ceil_mode": False}))
+case("avg_pool2d")(lambda m: ([m.x(*planes(m))], POOL))
+case("avg_pool2d_bwd")(lambda m: ([m.x(*halves(m))], {**POOL, "shape": planes(m)[2:]}))
+case("adaptive_avg_pool2d")(lambda m: ([m.x(*planes(m))], {"size": (7, 6)}))
+case("adaptive_avg_pool2d_bwd")(lambda m: ([m.x(*planes(m)[:2], 7, 6)], {"shape": planes(m)[2:]}))
+
+
+@case("max_pool2d_bwd")
+def _max_pool2d_bwd(m: Maker) -> Any:
+    x = m.x(*planes(m))
+    y = implementation(m.backend, "max_pool2d")(x, ceil_mode=False, **MAX)
+    return [m.x(*y.shape), x, y], MAX
+
+
+@case("max_pool2d_pick")
+def _max_pool2d_pick(m: Maker) -> Any:
+    x = m.x(*planes(m))
+    return [m.x(*x.shape), x, implementation(m.backend, "max_pool2d")(x, ceil_mode=False, **MAX)], MAX
 
 
 def implementation(backend: Any, name: str) -> Any:
