@@ -2,11 +2,11 @@
 
     python bench/gpu_check.py --out DIR [--double]
 
-Runs one after another, each within its own time: `gpugrad doctor`; training on the handwritten digits with the loss curve
-of the CPU beside it; the tests marked `gpu`; how far every op is from the CPU's; every kernel against float64 on real
-sizes, its bandwidth beside a copy and the host's microseconds a launch (bench/kernels.py); compute-sanitizer (memcheck,
-racecheck, initcheck) over all kernels on small sizes, where it is installed. Needs no network. Writes gpu-check.json and
-gpu-check.md. --double takes the CPU double in place of a GPU, to try the command itself.
+Runs one after another, each within its own time: `gpugrad doctor`; training on the handwritten digits with the loss
+curve of the CPU beside it; the tests marked `gpu`; how far every op is from the CPU's; every kernel against float64 on
+real sizes, its bandwidth beside a copy and the host's microseconds a launch (bench/kernels.py); compute-sanitizer
+(memcheck, racecheck, initcheck) over all kernels on small sizes, where it is installed. Needs no network. Writes
+gpu-check.json and gpu-check.md. --double takes the CPU double in place of a GPU, to try the command itself.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@
 //
 // masked_softmax: the same for rows of scores that a matrix product wrote, in place; for heads wider than 128. A team
 // a row, each score read twice and written once.
+// A: float, double
 // D: 32, 64, 128
 #include "attention.cuh"
 
@@ -78,14 +79,13 @@ __global__ void __launch_bounds__(128, 1) attention(T* out, Acc<T>* lse, const T
     store<D>(out + head * z.queries * z.width, o, first, z.queries, z.width, A(1));
 }
 
-template <class T>
-__global__ void masked_softmax(T* scores, Acc<T>* lse, const bool* seen, const T* bias, long long rows, Sizes z) {
-    using A = Acc<T>;
+template <class A>
+__global__ void masked_softmax(A* scores, A* lse, const bool* seen, const A* bias, long long rows, Sizes z) {
     long long row = row_number();
     if (row >= rows) return;
     int query = row % z.queries;
-    Mask<T> mask(seen, bias, z, row / z.queries);
-    T* s = scores + row * z.keys;
+    Mask<A> mask(seen, bias, z, row / z.queries);
+    A* s = scores + row * z.keys;
     A top = -GG_INFINITY, sum = 0;
     each(row_team(), z.keys, [&](long long j, A x) {
         x = mask(x * A(z.scale), query, j);

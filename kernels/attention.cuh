@@ -23,7 +23,8 @@ template <class T> struct Mask {
     const bool* seen;
     const T* bias;
     Sizes z;
-    __device__ Mask(const bool* seen, const T* bias, const Sizes& z, long long head) : seen(seen), bias(bias), z(z) {
+    __device__ __forceinline__ Mask(const bool* seen, const T* bias, const Sizes& z, long long head)
+        : seen(seen), bias(bias), z(z) {
         long long start = head / z.heads * z.mask_batch + head % z.heads * z.mask_head;
         if (seen) this->seen += start;
         if (bias) this->bias += start;
@@ -120,12 +121,17 @@ template <int N, int D, int R, class A> __device__ __forceinline__ void combine(
     }
 }
 
-// A tile of N columns from the elements that the threads made.
-template <int N, int R, int C, class A> __device__ __forceinline__ void put(A* tile, const A (&s)[R][C]) {
+// f(i, j, s) for the element s of the thread's row i and column j, every one.
+template <int R, int C, class A, class F> __device__ __forceinline__ void for_each(A (&s)[R][C], F f) {
 #pragma unroll
     for (int i = 0; i < R; i++)
 #pragma unroll
-        for (int j = 0; j < C; j++) tile[my_row(i) * (N + padding<A>) + my_column(j)] = s[i][j];
+        for (int j = 0; j < C; j++) f(i, j, s[i][j]);
+}
+
+// A tile of N columns from the elements that the threads made.
+template <int N, int R, int C, class A> __device__ __forceinline__ void put(A* tile, const A (&s)[R][C]) {
+    for_each(s, [&](int i, int j, A x) { tile[my_row(i) * (N + padding<A>) + my_column(j)] = x; });
 }
 
 // Rows first to first + 16 R of x (rows, width) from what the threads hold, times a factor.

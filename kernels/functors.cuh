@@ -19,7 +19,7 @@ __device__ __forceinline__ double erf_complement(double x) { return erfc(x); }
 
 // --- activations: value(x) and back(t, v), t times the derivative ---------------------------------------------------
 //
-// v is the output for Relu, Sigmoid and Tanh, the input for the others. Where the slope is 0, back is 0 whatever t is.
+// v is the output for Relu, Elu, Sigmoid and Tanh, the input for the others. A unit that is off gives 0 whatever t is.
 // Nothing overflows on the way to a finite result, and small results keep their digits: 1 + tanh and 1 + erf do not.
 
 // What an activation's formula calls a, b and c; zero where it does not.
@@ -47,13 +47,13 @@ struct LeakyRelu {
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) { return x > 0 ? t : o.a * t; }
 };
 
-// c x above 0, c a (exp(b x) - 1) elsewhere.
+// c x above 0, c a (exp(b x) - 1) elsewhere, a b > 0.
 struct Elu {
     template <class A> static __device__ __forceinline__ A value(A x, Options<A> o) {
         return o.c * (x > 0 ? x : o.a * exp_minus_one(o.b * x));
     }
-    template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) {
-        return t * (x > 0 ? o.c : o.c * o.a * o.b * exponential(o.b * x));
+    template <class A> static __device__ __forceinline__ A back(A t, A out, Options<A> o) {
+        return t * (out > 0 ? o.c : o.b * (out + o.c * o.a));
     }
 };
 
@@ -108,16 +108,16 @@ struct Softplus {
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) { return t * logistic(o.a * x); }
 };
 
-// x tanh(log(1 + e)) = x n / (n + 2), e = exp(x), n = e (e + 2). Above 20 the fraction is 1.
+// x tanh(log(1 + e)) = x n / (n + 2), e = exp(x), n = e (e + 2). From 20 on the fraction is 1.
 struct Mish {
     template <class A> static __device__ __forceinline__ A value(A x, Options<A>) {
         A e = exponential(x > 20 ? A(20) : x), n = e * (e + 2);
         return x * (n / (n + 2));
     }
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
-        if (x > 20) return t;
+        x = x > 20 ? A(20) : x;
         A e = exponential(x), n = e * (e + 2), d = n + 2;
-        return t * (n / d + x * (4 * e * (e + 1)) / (d * d));
+        return t * ((n + x * (4 * e) * ((e + 1) / d)) / d);
     }
 };
 
@@ -153,4 +153,176 @@ struct Philox {
 
     // The k-th of eight words of 32 bits: halves of the long ones, the low one first.
     __device__ __forceinline__ unsigned half_word(int k) const { return unsigned(word[k / 2] >> k % 2 * 32); }
+};
+
+// --- optimiser steps ------------------------------------------------------------------------------------------------
+//
+// step(p, g, s, c) moves a parameter p and its states s by the gradient g; c are coefficients that prepare(c, o, now) forms for
+// a tensor from the settings o, in the order in which each struct names them. decay: of the weights, as c[1] p added to g.
+
+// A tensor's learning rate, the number of this step, from 1, and the product of its momenta before it (of Nadam).
+struct Clock { double lr, t, product; };
+
+__device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
+__device__ __forceinline__ double square_root(double x) { return sqrt(x); }
+
+template <class A> __device__ __forceinline__ A decayed(A g, A p, const A* c) { return c[1] != 0 ? g + c[1] * p : g; }
+
+struct Stepping {
+    static constexpr bool param = true, grad = true;
+    static __device__ __forceinline__ double momentum(const double*, double) { return 1; }
+};
+
+// p -= lr g; settings: decay.
+struct Sgd : Stepping {
+    static constexpr int states = 0;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(now.lr), c[1] = A(o[0]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A*, const A* c) { p -= c[0] * decayed(g, p, c); }
+};
+
+// v = momentum v + (1 - dampening) g, the first g undamped; p -= lr v, or lr (g + momentum v). Settings: decay, momentum,
+// dampening, whether nesterov.
+struct Momentum : Stepping {
+    static constexpr int states = 1;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(now.lr), c[1] = A(o[0]), c[2] = A(o[1]), c[3] = A(now.t == 1 ? 1 : 1 - o[2]), c[4] = A(o[3]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        s[0] = c[2] * s[0] + c[3] * g;
+        p -= c[0] * (c[4] != 0 ? g + c[2] * s[0] : s[0]);
+    }
+};
+
+// s += g^2; p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps). Settings: decay, lr_decay, eps.
+struct Adagrad : Stepping {
+    static constexpr int states = 1;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(now.lr / (1 + (now.t - 1) * o[1])), c[1] = A(o[0]), c[2] = A(o[2]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        s[0] += g * g;
+        p -= c[0] * (g / (square_root(s[0]) + c[2]));
+    }
+};
+
+// s = mix(s, g^2); d = g sqrt(e + eps) / sqrt(s + eps); e = mix(e, d^2); p -= lr d; mix(a, b) = rho a + (1 - rho) b.
+// Settings: decay, rho, eps.
+struct Adadelta : Stepping {
+    static constexpr int states = 2;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(now.lr), c[1] = A(o[0]), c[2] = A(o[1]), c[3] = A(1 - o[1]), c[4] = A(o[2]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        s[0] = c[2] * s[0] + c[3] * (g * g);
+        A d = g / square_root(s[0] + c[4]) * square_root(s[1] + c[4]);
+        s[1] = c[2] * s[1] + c[3] * (d * d);
+        p -= c[0] * d;
+    }
+};
+
+// s = mix(s, g^2), centered: a = mix(a, g); u = g / (sqrt(s - a^2) + eps); v = momentum v + u; p -= lr v. mix as
+// above with alpha; states s, then a and v where there are such. Settings: decay, alpha, eps, momentum.
+template <bool CENTERED, bool MOVING> struct RmsPropOf : Stepping {
+    static constexpr int states = 1 + CENTERED + MOVING;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(now.lr), c[1] = A(o[0]), c[2] = A(o[1]), c[3] = A(1 - o[1]), c[4] = A(o[2]), c[5] = A(o[3]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        A spread = s[0] = c[2] * s[0] + c[3] * (g * g);
+        if (CENTERED) {
+            A mean = s[1] = c[2] * s[1] + c[3] * g;
+            spread -= mean * mean;
+            spread = spread < 0 ? A(0) : spread; // which rounding can make negative
+        }
+        g = g / (square_root(spread) + c[4]);
+        if (MOVING) g = s[states - 1] = c[5] * s[states - 1] + g;
+        p -= c[0] * g;
+    }
+};
+using RmsProp = RmsPropOf<false, false>;
+using RmsPropMomentum = RmsPropOf<false, true>;
+using RmsPropCentered = RmsPropOf<true, false>;
+using RmsPropBoth = RmsPropOf<true, true>;
+
+// m = mix(m, g), v = mix(v, g^2) with beta1 and beta2; p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), with both
+// corrections in the coefficients. peak: the largest v so far takes its place. decoupled: p *= 1 - lr decay instead of
+// decay in g. Settings: decay, beta1, beta2, eps, whether decoupled.
+template <bool PEAK> struct AdamOf : Stepping {
+    static constexpr int states = 2 + PEAK;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        double root = sqrt(1 - pow(o[2], now.t));
+        c[0] = A(now.lr * root / (1 - pow(o[1], now.t))), c[1] = A(o[4] != 0 ? 0 : o[0]);
+        c[2] = A(o[1]), c[3] = A(1 - o[1]), c[4] = A(o[2]), c[5] = A(1 - o[2]), c[6] = A(o[3] * root);
+        c[7] = A(o[4] != 0 ? 1 - now.lr * o[0] : 1);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        s[0] = c[2] * s[0] + c[3] * g;
+        A v = s[1] = c[4] * s[1] + c[5] * (g * g);
+        if (PEAK) v = s[states - 1] = v > s[states - 1] || v != v ? v : s[states - 1];
+        p = p * c[7] - c[0] * (s[0] / (square_root(v) + c[6]));
+    }
+};
+using Adam = AdamOf<false>;
+using AmsGrad = AdamOf<true>;
+
+// m as in Adam, n = max(beta2 n, |g| + eps); p -= lr / (1 - beta1^t) m / n. Settings: decay, beta1, beta2, eps.
+struct Adamax : Stepping {
+    static constexpr int states = 2;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(now.lr / (1 - pow(o[1], now.t))), c[1] = A(o[0]);
+        c[2] = A(o[1]), c[3] = A(1 - o[1]), c[4] = A(o[2]), c[5] = A(o[3]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        s[0] = c[2] * s[0] + c[3] * g;
+        A old = c[4] * s[1], size = (g < 0 ? -g : g) + c[5];
+        s[1] = old > size || old != old ? old : size;
+        p -= c[0] * (s[0] / s[1]);
+    }
+};
+
+// Adam with Nesterov momentum mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2) and P(t) = mu(1) ... mu(t) in place of powers of
+// beta1: m / (1 - beta1^t) becomes mu(t + 1) m / (1 - P(t + 1)) + (1 - mu(t)) g / (1 - P(t)). Settings: decay, beta1, beta2,
+// eps, momentum_decay.
+struct Nadam : Stepping {
+    static constexpr int states = 2;
+    static __device__ __forceinline__ double momentum(const double* o, double t) { return o[1] * (1 - 0.5 * pow(0.96, t * o[4])); }
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        double mu = momentum(o, now.t), after = momentum(o, now.t + 1), product = now.product * mu;
+        double root = sqrt(1 - pow(o[2], now.t));
+        c[0] = A(now.lr * (1 - mu) / (1 - product) * root), c[1] = A(o[0]);
+        c[2] = A(o[1]), c[3] = A(1 - o[1]), c[4] = A(o[2]), c[5] = A(1 - o[2]), c[6] = A(o[3] * root);
+        c[7] = A(now.lr * after / (1 - product * after) * root);
+    }
+    template <class A> static __device__ __forceinline__ void step(A& p, A g, A* s, const A* c) {
+        g = decayed(g, p, c);
+        s[0] = c[2] * s[0] + c[3] * g;
+        s[1] = c[4] * s[1] + c[5] * (g * g);
+        p -= (c[0] * g + c[7] * s[0]) / (square_root(s[1]) + c[6]);
+    }
+};
+
+// The state, an average, moves towards g: by 1 - decay, or where that is negative by 1 / t. Settings: decay.
+struct Average : Stepping {
+    static constexpr bool param = false;
+    static constexpr int states = 1;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock now) {
+        c[0] = A(o[0] < 0 ? 1 / now.t : 1 - o[0]);
+    }
+    template <class A> static __device__ __forceinline__ void step(A&, A g, A* s, const A* c) { s[0] += c[0] * (g - s[0]); }
+};
+
+// p clipped to [-limit, limit]. Settings: limit.
+struct Clamp : Stepping {
+    static constexpr bool grad = false;
+    static constexpr int states = 0;
+    template <class A> static __device__ __forceinline__ void prepare(A* c, const double* o, Clock) { c[0] = A(o[0]); }
+    template <class A> static __device__ __forceinline__ void step(A& p, A, A*, const A* c) { p = p < -c[0] ? -c[0] : p > c[0] ? c[0] : p; }
 };

@@ -1,73 +1,102 @@
 // Reductions of x (outer, reduced, inner) over its middle extent: sum and mean, max and min, argmax and argmin, variance,
-// log-sum-exp. Launched by gpugrad/ops/reduce.py and softmax.py.
+// log-sum-exp. Launched by gpugrad/ops/reduce.py and softmax.py; the arithmetic is in reduce.cuh.
 //
 // F: Sum, Largest, First, Moments, LogSumExp
 //
-// In two stages, without atomics: slices of `span` elements become states, and reduce_finish merges a result's states. One
-// slice alone gives its result at once. inner = 1: a team a slice, a warp up to 1024 elements, a block beyond. inner > 1: a
-// block a tile of columns and a slice of rows, its threads side by side in y merged through shared memory.
-// Each thread keeps a state for every place in a packet, so no sum is longer than a few dozen terms before the trees begin.
-// The geometry follows from the sizes alone: the same bits on every GPU and in every run, for arrays that start alike
-// relative to 16 bytes. Moves each element once. Variance merges (n, mean, sum of squared deviations) by the formulas of
-// Chan, Golub and LeVeque (1979): nothing cancels, and one pass is enough. NaN wins a maximum; ties go to the first.
-// Considered: the whole of a long row in one block (leaves multiprocessors idle), a second pass for the variance (reads
-// twice), atomics on a counter to finish in the same launch (saves a launch, needs memory that is zero).
-#include "softmax.cuh"
+// Two stages, no atomics: slices of `span` elements become states, and reduce_finish merges those of a result; a slice that
+// is alone gives its result at once. inner = 1: a team a slice, a warp up to 1024 elements, a block beyond. inner > 1: a
+// block a tile of columns in a slice of rows, whose threads side by side in y merge through shared memory.
+// A thread keeps a state for each place of a packet, so that no sum runs over more than a few dozen terms before the trees.
+// The geometry follows from the sizes alone: the same bits on every GPU and in every run, for arrays that lie alike relative
+// to 16 bytes. Moves each element once; the states are a 256th of that.
+// Considered: a long row in one block (idle multiprocessors), a second pass for the variance (reads twice), a counter of
+// finished blocks instead of the second launch (needs memory that is zero).
+#include "reduce.cuh"
 
-#define GG_STATIC static __device__ __forceinline__
-
-struct Sum {
-    template <class A> using State = A;
-    template <class A> GG_STATIC A none() { return 0; }
-    template <class A> GG_STATIC void add(A& s, A v, long long, A) { s += v; }
-    template <class A> GG_STATIC A merge(A a, A b) { return a + b; }
-    template <class A> GG_STATIC A result(A s, A divisor, A) { return s / divisor; }
-};
-
-struct Largest {
-    template <class A> using State = A;
-    template <class A> GG_STATIC A none() { return -GG_INFINITY; }
-    template <class A> GG_STATIC void add(A& s, A v, long long, A) { s = merge(s, v); }
-    template <class A> GG_STATIC A merge(A a, A b) { return a >= b || a != a ? a : b; }
-    template <class A> GG_STATIC A result(A s, A, A sign) { return s * sign; }
-};
-
-template <class A> struct Place { A value; long long index; };
-template <class A> __device__ __forceinline__ Place<A> exchange(Place<A> s, int d) { return {exchange(s.value, d), exchange(s.index, d)}; }
-
-struct First {
-    template <class A> using State = Place<A>;
-    template <class A> GG_STATIC Place<A> none() { return {A(-GG_INFINITY), 0x7fffffffffffffff}; }
-    template <class A> GG_STATIC void add(Place<A>& s, A v, long long i, A) { s = merge(s, Place<A>{v, i}); }
-    template <class A> GG_STATIC Place<A> merge(Place<A> a, Place<A> b) {
-        bool tie = a.value == b.value || (a.value != a.value && b.value != b.value);
-        return (tie ? a.index < b.index : a.value > b.value || a.value != a.value) ? a : b;
+template <class T, class F>
+__global__ void __launch_bounds__(512, 1) reduce_rows(void* out, const T* x, long long rows, long long cols, long long slices,
+                                                       long long span, Acc<T> divisor, Acc<T> sign, int form) {
+    Reduction<T, F> r{divisor, sign, form};
+    long long number = row_number(), row = number / slices, first = number % slices * span;
+    if (row >= rows) return;
+    constexpr int N = Packet<T>::N;
+    Team team = row_team();
+    long long n = span < cols - first ? span : cols - first;
+    const T* v = x + row * cols + first;
+    Acc<T> origin = F::origin(widen(x[row * cols]));
+    long long head = lead(n, v), body = head + (n - head) / N * N;
+    typename Reduction<T, F>::State s[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) s[k] = r.none();
+    Acc<T> count = 0;
+    for (long long i = head + team.rank * N; i < body; i += team.size * N) {
+        Packet<T> p = packet(v + i);
+        Acc<T> nth = 1 / (count += 1);
+#pragma unroll
+        for (int k = 0; k < N; k++) F::add(s[k], (widen(p.v[k]) - origin) * sign, first + i + k, nth);
     }
-    template <class A> GG_STATIC long long result(Place<A> s, A, A) { return s.index; }
-};
+#pragma unroll
+    for (int k = 1; k < N; k++) s[0] = F::merge(s[0], s[k]);
+    auto take = [&](long long i) {
+        auto alone = r.none();
+        F::add(alone, (widen(v[i]) - origin) * sign, first + i, Acc<T>(1));
+        s[0] = F::merge(s[0], alone);
+    };
+    for (long long i = team.rank; i < head; i += team.size) take(i);
+    for (long long i = body + team.rank; i < n; i += team.size) take(i);
+    s[0] = reduce_row(s[0], r, r.none());
+    if (threadIdx.x == 0) r.put(out, number, s[0]);
+}
 
-template <class A> struct Spread { A n, mean, squares; };
-template <class A> __device__ __forceinline__ Spread<A> exchange(Spread<A> s, int d) { return {exchange(s.n, d), exchange(s.mean, d), exchange(s.squares, d)}; }
-
-struct Moments {
-    template <class A> using State = Spread<A>;
-    template <class A> GG_STATIC Spread<A> none() { return {A(0), A(0), A(0)}; }
-    template <class A> GG_STATIC void add(Spread<A>& s, A v, long long, A nth) { // nth: 1 / (how many, with this one)
-        A d = v - s.mean;
-        s.n += 1, s.mean += d * nth, s.squares += d * (v - s.mean);
+template <class T, class F>
+__global__ void __launch_bounds__(256, 1) reduce_columns(void* out, const T* x, long long rows, long long cols, long long slices,
+                                                      long long span, Acc<T> divisor, Acc<T> sign, int form) {
+    Reduction<T, F> r{divisor, sign, form};
+    constexpr int N = Packet<T>::N;
+    long long width = blockDim.x * N, tiles = (cols + width - 1) / width, part = blockIdx.x / tiles; // outer, slice
+    long long first = part % slices * span, end = min(first + span, rows), left = blockIdx.x % tiles * width;
+    bool packets = aligned(x) && cols % N == 0;
+    long long from = left + threadIdx.x * (packets ? N : 1), step = packets ? 1 : blockDim.x; // columns from + k step
+    const T* v = x + part / slices * rows * cols + from;
+    typename Reduction<T, F>::State s[N];
+    Acc<T> origins[N], count = 0;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        s[k] = r.none();
+        if (from + k * step < cols) origins[k] = F::origin(widen(v[k * step]));
     }
-    template <class A> GG_STATIC Spread<A> merge(Spread<A> a, Spread<A> b) {
-        if (b.n == 0) return a;
-        A n = a.n + b.n, share = b.n / n, d = b.mean - a.mean;
-        return {n, a.mean + d * share, a.squares + b.squares + d * d * a.n * share};
+    for (long long i = first + threadIdx.y; i < end; i += blockDim.y) {
+        Acc<T> nth = 1 / (count += 1);
+        if (packets) {
+            if (from >= cols) break;
+            Packet<T> p = packet(v + i * cols);
+#pragma unroll
+            for (int k = 0; k < N; k++) F::add(s[k], (widen(p.v[k]) - origins[k]) * sign, i, nth);
+        } else {
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                if (from + k * step < cols) F::add(s[k], (widen(v[i * cols + k * step]) - origins[k]) * sign, i, nth);
+        }
     }
-    template <class A> GG_STATIC A result(Spread<A> s, A divisor, A) { return s.squares / divisor; }
-};
+    r.merge_over_y(s);
+    if (threadIdx.y) return;
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (from + k * step < cols) r.put(out, part * cols + from + k * step, s[k]);
+}
 
-struct LogSumExp {
-    template <class A> using State = ExpSum<A>;
-    template <class A> GG_STATIC ExpSum<A> none() { return ExpSum<A>::none(); }
-    template <class A> GG_STATIC void add(ExpSum<A>& s, A v, long long, A) { s.add(v); }
-    template <class A> GG_STATIC ExpSum<A> merge(ExpSum<A> a, ExpSum<A> b) { return a.merged(b); }
-    template <class A> GG_STATIC A result(ExpSum<A> s, A, A) { return s.base() + s.log(); }
-};
+// states: (outer, slices, cols), of which those of a column are merged by the threads of one x.
+template <class T, class F>
+__global__ void __launch_bounds__(256, 1) reduce_finish(void* out, const void* states, long long slices, long long cols,
+                                                     Acc<T> divisor, Acc<T> sign, int form) {
+    Reduction<T, F> r{divisor, sign, form};
+    using State = typename Reduction<T, F>::State;
+    long long tiles = (cols + blockDim.x - 1) / blockDim.x, outer = blockIdx.x / tiles;
+    long long column = blockIdx.x % tiles * blockDim.x + threadIdx.x;
+    const State* v = static_cast<const State*>(states) + outer * slices * cols + column;
+    State s[1] = {r.none()};
+    if (column < cols)
+        for (long long i = threadIdx.y; i < slices; i += blockDim.y) s[0] = F::merge(s[0], v[i * cols]);
+    r.merge_over_y(s);
+    if (threadIdx.y == 0 && column < cols) r.put(out, outer * cols + column, s[0]);
+}

@@ -13,17 +13,18 @@
 // N C more reads, mostly of a cache. Considered: transposing and back (6 N C), several threads a row (pays for few rows).
 #include "softmax.cuh"
 
+template <class T> constexpr int MOST = sizeof(T) < 8 ? 1024 : 512; // threads of a block; doubles need the registers
+
 template <class T>
-__global__ void __launch_bounds__(1024, 1) softmax(T* y, const T* x, long long rows, long long cols, bool log) {
+__global__ void __launch_bounds__(MOST<T>, 1) softmax(T* y, const T* x, long long rows, long long cols, bool log) {
     using A = Acc<T>;
     long long row = row_number();
     if (row >= rows) return;
     y += row * cols, x += row * cols;
     A top = -GG_INFINITY, sum = 0, log_sum, scale;
     auto share = [&](long long, A v) { return log ? v - top - log_sum : exponential(v - top) * scale; };
-    using Packets = Kept<T, sizeof(T) < 8 ? 4 : 2>; // exp of doubles needs the registers
-    if (aligned(y, x) && Packets::fits(cols)) {
-        Packets kept(cols, x);
+    if (aligned(y, x) && Kept<T, 4>::fits(cols)) {
+        Kept<T, 4> kept(cols, x);
         kept.each(cols, [&](long long, A v) { top = Larger()(v, top); });
         top = reduce_row(top, Larger(), A(-GG_INFINITY));
         kept.each(cols, [&](long long, A v) { sum += exponential(v - top); }); // inf - inf makes the sum NaN
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(1024, 1) softmax(T* y, const T* x, long long r
 
 // y: the result of softmax, or with `log` of log-softmax.
 template <class T>
-__global__ void __launch_bounds__(1024, 1) softmax_bwd(T* dx, const T* t, const T* y, long long rows, long long cols, bool log) {
+__global__ void __launch_bounds__(MOST<T>, 1) softmax_bwd(T* dx, const T* t, const T* y, long long rows, long long cols, bool log) {
     using A = Acc<T>;
     long long row = row_number();
     if (row >= rows) return;
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(1024, 1) softmax_bwd(T* dx, const T* t, const 
 
 // Teams share a row in `parts` pieces: nothing is summed.
 template <class T>
-__global__ void __launch_bounds__(1024, 1) logsumexp_bwd(T* dx, const T* t, const T* out, const T* x, long long rows,
+__global__ void __launch_bounds__(MOST<T>, 1) logsumexp_bwd(T* dx, const T* t, const T* out, const T* x, long long rows,
                                                       long long cols, long long parts) {
     using A = Acc<T>;
     long long number = row_number(), row = number / parts, size = (cols + parts - 1) / parts, first = number % parts * size;
@@ -95,7 +96,6 @@ __global__ void softmax_strided(T* y, const T* x, long long outer, long long col
     });
 }
 
-// y: the result of softmax, or with `log` of log-softmax.
 template <class T>
 __global__ void softmax_strided_bwd(T* dx, const T* t, const T* y, long long outer, long long cols, long long inner, bool log) {
     using A = Acc<T>;

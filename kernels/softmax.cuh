@@ -15,11 +15,21 @@ template <class A> struct ExpSum {
         sum = larger ? sum * ratio + 1 : sum + ratio;
         top = larger ? v : top;
     }
+    // The sum of both.
+    __device__ __forceinline__ ExpSum merged(ExpSum b) const {
+        A high = Larger()(top, b.top);
+        A mine = top == high ? sum : sum * exponential(top - high);
+        return {high, mine + (b.top == high ? b.sum : b.sum * exponential(b.top - high))};
+    }
     __device__ __forceinline__ bool infinite() const { return top == GG_INFINITY || top == -GG_INFINITY; }
     __device__ __forceinline__ A base() const { return infinite() ? A(0) : top; }
     // log-sum-exp is base() + log(): +-inf where the largest value is, NaN where any is.
     __device__ __forceinline__ A log() const { return infinite() && sum == sum ? top : logarithm(sum); }
 };
+
+template <class A> __device__ __forceinline__ ExpSum<A> exchange(ExpSum<A> e, int distance) {
+    return {exchange(e.top, distance), exchange(e.sum, distance)};
+}
 
 // The whole row's from each thread's part. All threads of the block must call it.
 template <class A> __device__ __forceinline__ ExpSum<A> reduce_row(ExpSum<A> own) {
@@ -49,6 +59,6 @@ template <class T, int K> struct Kept {
         packets(n, [&](int j, int i) { visit(f, i, p[j], in.p[j]...); });
     }
     template <class F, class... In> __device__ __forceinline__ void fill(T* out, int n, F f, const In&... in) const {
-        packets(n, [&](int j, int i) { *reinterpret_cast<Packet<T>*>(out + i) = apply<T>(f, i, p[j], in.p[j]...); });
+        packets(n, [&](int j, int i) { store(out + i, apply<T>(f, i, p[j], in.p[j]...)); });
     }
 };

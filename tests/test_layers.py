@@ -74,7 +74,9 @@ def test_what_users_could_have_written_uses_public_names(path):
 
 
 @pytest.mark.parametrize(
-    "path", [*under("ops", "optim", "launch"), PACKAGE / "tape.py", PACKAGE / "op.py", PACKAGE / "rules.py"], ids=name_of
+    "path",
+    [*under("ops", "optim", "launch"), PACKAGE / "tape.py", PACKAGE / "op.py", PACKAGE / "rules.py"],
+    ids=name_of,
 )
 def test_no_host_read_in_ops_tape_and_optimisers(path):
     """No `.item()` and no `float(...)` of a tensor's or array's data: a GPU would have to be waited for."""

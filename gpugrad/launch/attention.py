@@ -1,4 +1,4 @@
-"""Launches of kernels/attention.cu and kernels/attention_bwd.cu."""
+"""Launches of kernels/attention.cu, attention_bwd.cu and attention_rotary.cu."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDEST = 128  # columns of a head that tiles on chip are made for
 
 def tiled(q: Any, v: Any) -> bool:
     """Whether the scores stay on chip, in tiles; else they are written out by matrix products."""
-    return max(q.shape[3], v.shape[3]) <= WIDEST
+    return bool(max(q.shape[3], v.shape[3]) <= WIDEST)
 
 
 def columns(q: Any, v: Any) -> int:
@@ -54,10 +54,19 @@ def takes(launch: Any, *arrays: Any) -> bool:
     return launch.takes(*arrays) and all(a.size for a in arrays)
 
 
-def products(launch: Any, a: Any, b: Any) -> Any:
-    """Matrix products over query heads (B, H, ...) and key heads (B, G, ...), each shared by H / G query heads."""
-    (n, h), g = a.shape[:2], b.shape[1]
-    return launch.xp.matmul(a.reshape(n, g, h // g, *a.shape[2:]), b[:, :, None]).reshape(n, h, a.shape[2], b.shape[3])
+def by_groups(a: Any, groups: int) -> Any:
+    """(B, H, rows, n) as (B, groups, H / groups rows, n): all heads that share a key head, one after another."""
+    b, h, rows, n = a.shape
+    return a.reshape(b, groups, h // groups * rows, n)
+
+
+def products(launch: Any, a: Any, b: Any, dtype: Any) -> Any:
+    """Matrix products of query heads (B, H, rows, ...) with key heads (B, G, ...) of the same type: (B, H, rows, n)."""
+    n, g = b.shape[3], b.shape[1]
+    rows = by_groups(a, g)
+    out = launch.xp.empty((*rows.shape[:3], n), dtype)
+    launch.gemm(rows, b, out=out)
+    return out.reshape(*a.shape[:3], n)
 
 
 def _attention(launch: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float) -> Any:
@@ -73,14 +82,9 @@ def _attention(launch: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, sca
         launch.tiles("attention", (dtype, str(d)), args, *geometry("attention", d, sums.itemsize, rows, b * h))
         return out, lse
     seen, bias, sizes = options(q, k, v, mask, sums, causal, scale)
-    p = launch.xp.ascontiguousarray(products(launch, q.astype(sums, copy=False), turned(k, sums)))
+    p = products(launch, q, k.swapaxes(2, 3), sums)
     launch.rows("masked_softmax", (sums,), (p, lse, seen, bias, lse.size, sizes), lse.size, k.shape[2])
-    return products(launch, p, v.astype(sums, copy=False)).astype(dtype, copy=False), lse
-
-
-def turned(x: Any, dtype: Any) -> Any:
-    """The matrices of x transposed, in this type."""
-    return x.astype(dtype, copy=False).swapaxes(2, 3)
+    return products(launch, p, v.astype(sums, copy=False), sums).astype(dtype, copy=False), lse
 
 
 def _attention_bwd(
@@ -95,22 +99,30 @@ def _attention_bwd(
         d, delta = columns(q, v), xp.empty(lse.shape, sums)
         dq, dk, dv = (xp.empty(a.shape, dtype) for a in (q, k, v))
         shape, types = ("attention_bwd", d, sums.itemsize), (dtype, str(d))
-        args = (dq, delta, t, q, k, v, out, lse, seen, bias, sizes)
-        launch.tiles("attention_dq", types, args, *geometry(*shape, rows, b * h))
-        args = (dk, dv, t, q, k, v, delta, lse, seen, bias, sizes)
-        launch.tiles("attention_dkv", types, args, *geometry(*shape, keys, b * g))
+        shared = (lse, seen, bias, sizes)
+        launch.tiles("attention_dq", types, (dq, delta, t, q, k, v, out, *shared), *geometry(*shape, rows, b * h))
+        launch.tiles("attention_dkv", types, (dk, dv, t, q, k, v, delta, *shared), *geometry(*shape, keys, b * g))
         return dq, dk, dv
     seen, bias, sizes = options(q, k, v, mask, sums, causal, scale)
-    t, q, k, v, out = (a.astype(sums, copy=False) for a in (t, q, k, v, out))
-    p, ds = (xp.ascontiguousarray(products(launch, x, turned(y, sums))) for x, y in ((q, k), (t, v)))
-    args = (p, ds, (t * out).sum(-1), lse, seen, bias, p.size, sizes)
-    launch.map("attention_slopes", (sums,), args, p.size)
-    shared = (b, g, h // g * rows)  # query rows of all the heads that share a key head
-    dk, dv = (
-        xp.matmul(turned(x.reshape(*shared, keys), sums), y.reshape(*shared, -1)) for x, y in ((ds, q * scale), (p, t))
+    p, ds = products(launch, q, k.swapaxes(2, 3), sums), products(launch, t, v.swapaxes(2, 3), sums)
+    t, q, k, out = (a.astype(sums, copy=False) for a in (t, q, k, out))
+    launch.map("attention_slopes", (sums,), (p, ds, (t * out).sum(-1), lse, seen, bias, p.size, sizes), p.size)
+    dk, dv = (launch.gemm(by_groups(x, g).swapaxes(2, 3), by_groups(y, g)) for x, y in ((ds, q), (p, t)))
+    return tuple(a.astype(dtype, copy=False) for a in (products(launch, ds, k, sums), dk, dv))
+
+
+def _rotary(launch: Any, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+    if not takes(launch, x, cos, sin):
+        return NotImplemented
+    (positions, depth), pairs = x.shape[-2:], x.size // 2
+    out = launch.xp.empty(x.shape, x.dtype)
+    n = -(-pairs * x.itemsize // 16)  # a packet a thread
+    launch.map(
+        "rotary", (x.dtype,), (out, x, cos, sin, pairs, positions, depth, interleaved), pairs if interleaved else n
     )
-    return tuple(a.astype(dtype, copy=False) for a in (products(launch, ds, k) * scale, dk, dv))
+    return out
 
 
 attention = kernel("attention", "attention", _attention)
 attention_bwd = kernel("attention_bwd", "attention_dq", _attention_bwd)
+rotary = kernel("attention_rotary", "rotary", _rotary)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpugrad.errors import RangeError
 from gpugrad.kernel import kernel
+from gpugrad.launch.reduce import WIDEST
 
 
 def _operands(logits: Any, labels: Any, weight: Any, ignore_index: int, smoothing: float) -> Any:
@@ -27,17 +28,19 @@ def _softmax_xent(launch: Any, logits: Any, labels: Any, weight: Any, **options:
     site = launch.site(RangeError, "softmax_xent", f"label {{value}} in row {{row}}; {expected}")
     loss, lse = launch.xp.empty(n, logits.dtype), launch.xp.empty(n, "float64")
     args = (loss, lse, logits, labels, weight, *sizes, launch.mailbox, site)
-    launch.rows("softmax_xent", types, args, n, classes)
+    launch.rows("softmax_xent", types, args, n, min(classes, WIDEST))
     return loss, lse
 
 
-def _softmax_xent_bwd(launch: Any, t: Any, logits: Any, labels: Any, weight: Any, lse: Any, **options: Any) -> Any:
+def _softmax_xent_bwd(
+    launch: Any, t: Any, logits: Any, labels: Any, weight: Any, lse: Any, reuse: bool = False, **options: Any
+) -> Any:
     n, classes = logits.shape
     if lse is None or not launch.takes(logits, t) or t.shape != (n,):
         return NotImplemented
     types, labels, weight, sizes = _operands(logits, labels, weight, **options)
-    out = launch.xp.empty((n, classes), logits.dtype)
-    launch.rows("softmax_xent_bwd", types, (out, t, logits, labels, weight, lse, *sizes), n, classes)
+    out = logits if reuse and logits.flags.c_contiguous else launch.xp.empty((n, classes), logits.dtype)
+    launch.rows("softmax_xent_bwd", types, (out, t, logits, labels, weight, lse, *sizes), n, min(classes, WIDEST))
     return out
 
 

@@ -13,6 +13,7 @@ from gpugrad.kernel import kernel
 STATE, STORED, WIDE = 0, 1, 2  # enum Form of the kernels
 BYTES = {"Sum": (4, 8), "Largest": (4, 8), "First": (16, 16), "Moments": (12, 24), "LogSumExp": (8, 16)}  # of a state
 SLICES = 4096  # at most, of one result
+WIDEST = 1 << 15  # a row for 512 threads, the most that reduce_rows is compiled for
 
 
 class Plan(NamedTuple):
@@ -72,11 +73,11 @@ def reduce(
     cut = plan(reduced, inner, x.dtype.itemsize)
     into, first = out, form
     if cut.slices > 1:
-        into, first = xp.empty(outer * cut.slices * inner * BYTES[state][acc.itemsize == 8], "uint8"), (1.0, 1.0, STATE)
-        first = (1.0, sign, STATE)
+        into = xp.empty(outer * cut.slices * inner * BYTES[state][acc.itemsize == 8], "uint8")
+        first = (divisor, sign, STATE)
     args = (into, x, outer if inner == 1 else reduced, reduced if inner == 1 else inner, cut.slices, cut.span, *first)
     if inner == 1:
-        launch.rows("reduce_rows", types, args, outer * cut.slices, min(reduced, cut.span))
+        launch.rows("reduce_rows", types, args, outer * cut.slices, min(reduced, cut.span, WIDEST))
     else:
         launch.tiles("reduce_columns", types, args, (outer * cut.slices * cut.tiles,), cut.block)
     if cut.slices > 1:
@@ -121,10 +122,10 @@ def _logsumexp(launch: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> An
     return reduce(launch, "LogSumExp", x, axis, keepdims)
 
 
-sum = kernel("reduce", "reduce_rows", _sum)
+sum_ = kernel("reduce", "reduce_rows", _sum)
 mean = kernel("reduce", "reduce_rows", _mean)
-max = kernel("reduce", "reduce_rows", functools.partial(_extreme, sign=1.0))
-min = kernel("reduce", "reduce_rows", functools.partial(_extreme, sign=-1.0))
+max_ = kernel("reduce", "reduce_rows", functools.partial(_extreme, sign=1.0))
+min_ = kernel("reduce", "reduce_rows", functools.partial(_extreme, sign=-1.0))
 argmax = kernel("reduce", "reduce_rows", functools.partial(_place, sign=1.0))
 argmin = kernel("reduce", "reduce_rows", functools.partial(_place, sign=-1.0))
 var = kernel("reduce", "reduce_rows", _var)

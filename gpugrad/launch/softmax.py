@@ -13,9 +13,9 @@ PIECE = 1 << 14  # elements of a row that one team takes where nothing is summed
 
 
 def team_shape(rows: int, cols: int, itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(grid, block): two packets a thread, so that rows stay in registers: a warp a row, or a block up to 1024."""
+    """(grid, block): two packets a thread, so that rows stay in registers: a warp a row, or a block (MOST<T>)."""
     threads = 1 << ((cols * itemsize - 1) // 32).bit_length()
-    return ((-(-rows // 8),), (32, 8)) if threads <= 32 else ((rows,), (min(threads, 1024),))
+    return ((-(-rows // 8),), (32, 8)) if threads <= 32 else ((rows,), (min(threads, 1024 if itemsize < 8 else 512),))
 
 
 def _along(launch: Any, name: str, suffix: str, arrays: tuple[Any, ...], axis: int, log: bool) -> Any:
@@ -47,7 +47,8 @@ def _logsumexp_bwd(launch: Any, t: Any, out: Any, x: Any, axis: tuple[int, ...])
     (rows, cols, inner), dx = found, launch.xp.empty(x.shape, x.dtype)
     if inner == 1:
         parts = -(-cols // PIECE)
-        launch.rows("logsumexp_bwd", (x.dtype,), (dx, t, out, x, rows, cols, parts), rows * parts, min(cols, PIECE))
+        args = (dx, t, out, x, rows, cols, parts)
+        launch.rows("logsumexp_bwd", (x.dtype,), args, rows * parts, min(cols, PIECE))
     else:
         launch.map("logsumexp_strided_bwd", (x.dtype,), (dx, t, out, x, rows, cols, inner), rows * inner)
     return dx

@@ -10,17 +10,20 @@ from typing import Any
 import gpugrad as gg
 from gpugrad import losses
 from gpugrad.errors import DomainError, RangeError, ShapeError, fail
-from gpugrad.ops import activation, conv
+from gpugrad.ops import activation, conv, linalg
 from gpugrad.ops.activation import *
+from gpugrad.ops.activation import bias_act
+from gpugrad.ops.attention import rotary, scaled_dot_product_attention
 from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, rms_norm
 from gpugrad.ops.random import dropout
 from gpugrad.ops.softmax import log_softmax, softmax
 
 __all__ = [
-    "adaptive_avg_pool2d", "avg_pool2d", "batch_norm", "bilinear", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "categorical_hinge", "conv2d", "cross_entropy", "dropout", "embedding",
-    "group_norm", "hinge", "huber_loss", "kl_div", "l1_loss", "layer_norm", "linear", "log_softmax", "max_pool2d",
-    "mse_loss", "nll_loss", "rms_norm", "smooth_l1_loss", "softmax", "squared_hinge",
+    "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "batch_norm", "bias_act", "bilinear", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "categorical_hinge", "conv1d", "conv2d", "conv_transpose1d",
+    "conv_transpose2d", "cross_entropy", "dropout", "embedding", "group_norm", "hinge", "huber_loss", "kl_div",
+    "l1_loss", "layer_norm", "linear", "log_softmax", "max_pool1d", "max_pool2d", "mse_loss", "nll_loss", "rms_norm",
+    "rotary", "scaled_dot_product_attention", "smooth_l1_loss", "softmax", "squared_hinge",
 ]  # fmt: skip
 __all__ += activation.__all__
 
@@ -29,14 +32,21 @@ __all__ += activation.__all__
 
 def linear(x: Any, weight: Any, bias: Any = None) -> gg.Tensor:
     """x W' + b on the last axis: x (..., in), weight (out, in), bias (out,) to (..., out)."""
-    out: gg.Tensor = gg.matmul(x, gg.matrix_transpose(weight))
-    return out if bias is None else out + bias  # type: ignore[no-any-return]
+    return gg.matmul(x, gg.matrix_transpose(weight)) if bias is None else linalg.affine(x, weight, bias)  # type: ignore[no-any-return]
 
 
 def bilinear(x: Any, y: Any, weight: Any, bias: Any = None) -> gg.Tensor:
     """sum over i, j of x_i W_kij y_j, plus b_k: x (..., in1), y (..., in2), weight (out, in1, in2) to (..., out)."""
     out: gg.Tensor = gg.einsum("...i,kij,...j->...k", x, weight, y)
     return out if bias is None else out + bias  # type: ignore[no-any-return]
+
+
+def conv1d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> gg.Tensor:
+    """Cross-correlation of signals: x (N, C, L), weight (O, C / groups, k), bias (O,) to (N, O, L')."""
+    out = conv.conv1d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return add_channels(out, bias)
 
 
 def conv2d(
@@ -46,8 +56,41 @@ def conv2d(
 
     stride, padding (zeros), dilation: a number, or a pair for height and width. Raises ShapeError.
     """
-    out: gg.Tensor = conv.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return out if bias is None else out + gg.reshape(bias, (-1, 1, 1))  # type: ignore[no-any-return]
+    out = conv.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return add_channels(out, bias)
+
+
+def conv_transpose1d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1,
+    dilation: Any = 1,
+) -> gg.Tensor:  # fmt: skip
+    """The adjoint of `conv1d` in its input: x (N, C, L), weight (C, O / groups, k), bias (O,) to (N, O, L')."""
+    a = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return add_channels(conv.conv_transpose1d(x, weight, **a, groups=groups), bias)
+
+
+def conv_transpose2d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1,
+    dilation: Any = 1,
+) -> gg.Tensor:  # fmt: skip
+    """The adjoint of `conv2d` in its input: x (N, C, H, W), weight (C, O / groups, h, w), bias (O,) to (N, O, H', W').
+
+    H' = (H - 1) stride - 2 padding + dilation (h - 1) + output_padding + 1. Raises ShapeError.
+    """
+    a = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return add_channels(conv.conv_transpose2d(x, weight, **a, groups=groups), bias)
+
+
+def add_channels(x: Any, bias: Any) -> gg.Tensor:
+    """x (N, C, ...) plus a bias (C,), or x if there is none."""
+    return x if bias is None else x + gg.reshape(bias, (-1,) + (1,) * (x.ndim - 2))  # type: ignore[no-any-return]
+
+
+def max_pool1d(
+    x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> gg.Tensor:
+    """The largest element of each window of (N, C, L); stride: the kernel's size if None; padding never wins."""
+    return conv.max_pool1d(x, kernel_size, stride, padding, dilation, ceil_mode)  # type: ignore[no-any-return]
 
 
 def max_pool2d(
@@ -55,6 +98,11 @@ def max_pool2d(
 ) -> gg.Tensor:
     """The largest pixel of each window of (N, C, H, W); stride: the kernel's size if None; padding never wins."""
     return conv.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)  # type: ignore[no-any-return]
+
+
+def avg_pool1d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> gg.Tensor:
+    """The mean of each window of (N, C, L); stride: the kernel's size if None; padding counts as zeros."""
+    return conv.avg_pool1d(x, kernel_size, stride, padding)  # type: ignore[no-any-return]
 
 
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> gg.Tensor:

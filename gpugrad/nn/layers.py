@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import gpugrad as gg
 from gpugrad.errors import DomainError, ShapeError, fail, here
@@ -47,9 +47,17 @@ def positive(layer: str, **sizes: int) -> None:
             raise fail(DomainError, layer, f"{name} is {size!r}, expected at least 1")
 
 
-def plane(size: Any) -> tuple[int, int]:
-    """(height, width) from a number or a pair."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+def extents(size: Any, axes: int) -> tuple[int, ...]:
+    """A number for each axis, from one for all or from a sequence of them."""
+    return (size,) * axes if isinstance(size, int) else tuple(size)
+
+
+def layout(axes: int, channels: int | str) -> str:
+    """The shape of signals or images, as messages show it."""
+    return f"[N, {channels}, {'L' if axes == 1 else 'H, W'}]"
+
+
+Size: TypeAlias = "int | tuple[int, ...]"
 
 
 def settings(**changed: tuple[Any, Any]) -> str:
@@ -152,87 +160,183 @@ class Bilinear(Module):
         return sizes + settings(bias=(self.bias is not None, True))
 
 
-class Conv2d(Module):
-    """Cross-correlation of images (N, in_channels, H, W), weight (out_channels, in_channels / groups, h, w).
+class Convolution(Module):
+    """What the convolutions share: weight, bias and settings over `axes` axes, numbers or one an axis.
 
-    kernel_size, stride, padding, dilation: numbers, or pairs for height and width. Weight and bias start uniform
-    within 1 / sqrt(fan_in). Raises DomainError if groups does not divide both channel numbers.
+    Weight and bias start uniform within 1 / sqrt(fan_in). Raises DomainError if groups does not divide both channel
+    numbers.
     """
 
+    axes: int
+    adjoint = False  # of the weight's shape: inputs first
+
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1,
-        groups: int = 1, bias: bool = True, *, generator: Any = None, dtype: Any = None, device: str | None = None,
+        self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0,
+        dilation: Size = 1, groups: int = 1, bias: bool = True, *, generator: Any = None, dtype: Any = None,
+        device: str | None = None,
     ) -> None:  # fmt: skip
-        positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        name = type(self).__name__
+        positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
-            raise fail(
-                DomainError, "Conv2d",
-                f"groups is {groups}, expected a divisor of {in_channels} and {out_channels} channels",
-            )  # fmt: skip
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, plane(kernel_size)
-        self.stride, self.padding, self.dilation = plane(stride), plane(padding), plane(dilation)
-        self.groups = groups
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
+            expected = f"expected a divisor of {in_channels} and {out_channels} channels"
+            raise fail(DomainError, name, f"groups is {groups}, {expected}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.padding, self.dilation = (
+            extents(size, self.axes) for size in (kernel_size, stride, padding, dilation)
+        )
+        first, second = (in_channels, out_channels) if self.adjoint else (out_channels, in_channels)
+        shape = (first, second // groups, *self.kernel_size)
         made: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}
         bound = 1.0 / math.sqrt(init.calculate_fan(shape).fan_in)
         self.weight = init.uniform(shape, -bound, bound, **made).requires_grad_()
         self.bias = init.uniform((out_channels,), -bound, bound, **made).requires_grad_() if bias else None
 
-    def forward(self, x: gg.Tensor) -> gg.Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
-        expect(self, x, x.ndim == 4 and x.shape[1] == self.in_channels, f"[N, {self.in_channels}, H, W]")
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    def check(self, x: Any) -> None:
+        """Raise ShapeError unless x has the layer's channels and axes."""
+        fits = x.ndim == self.axes + 2 and x.shape[1] == self.in_channels
+        expect(self, x, fits, layout(self.axes, self.in_channels))
 
     def extra_repr(self) -> str:
         """Channels, kernel and what is not the default."""
-        height, width = self.kernel_size
-        return f"{self.in_channels} -> {self.out_channels}, {height}x{width}" + settings(
-            stride=(self.stride, (1, 1)), padding=(self.padding, (0, 0)), dilation=(self.dilation, (1, 1)),
-            groups=(self.groups, 1), bias=(self.bias is not None, True),
+        ones, zeros = (1,) * self.axes, (0,) * self.axes
+        extra = getattr(self, "output_padding", zeros)
+        return f"{self.in_channels} -> {self.out_channels}, {'x'.join(map(str, self.kernel_size))}" + settings(
+            stride=(self.stride, ones), padding=(self.padding, zeros), output_padding=(extra, zeros),
+            dilation=(self.dilation, ones), groups=(self.groups, 1), bias=(self.bias is not None, True),
         )  # fmt: skip
 
 
-class Pool2d(Module):
-    """What the pooling layers share: windows of `kernel_size` every `stride` (the kernel's size if None)."""
+class Conv1d(Convolution):
+    """Cross-correlation of signals (N, in_channels, L), weight (out_channels, in_channels / groups, k)."""
 
-    pool: Callable[..., gg.Tensor]
-
-    def __init__(
-        self, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
-        padding: int | tuple[int, int] = 0,
-    ) -> None:  # fmt: skip
-        self.kernel_size, self.padding = plane(kernel_size), plane(padding)
-        self.stride = self.kernel_size if stride is None else plane(stride)
+    axes = 1
 
     def forward(self, x: gg.Tensor) -> gg.Tensor:
-        """(N, C, H, W) to (N, C, H', W')."""
-        expect(self, x, x.ndim == 4, "[N, C, H, W]")
-        return type(self).pool(x, self.kernel_size, self.stride, self.padding)
+        """(N, in_channels, L) to (N, out_channels, L')."""
+        self.check(x)
+        return F.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Conv2d(Convolution):
+    """Cross-correlation of images (N, in_channels, H, W), weight (out_channels, in_channels / groups, h, w)."""
+
+    axes = 2
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        self.check(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class TransposedConvolution(Convolution):
+    """What the adjoints of convolutions share. output_padding: added to the size at the far end."""
+
+    adjoint = True
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0,
+        output_padding: Size = 0, groups: int = 1, bias: bool = True, dilation: Size = 1, **made: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **made)
+        self.output_padding = extents(output_padding, self.axes)
+
+
+class ConvTranspose1d(TransposedConvolution):
+    """The adjoint of `Conv1d`: signals (N, in_channels, L), weight (in_channels, out_channels / groups, k)."""
+
+    axes = 1
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, in_channels, L) to (N, out_channels, L')."""
+        self.check(x)
+        sizes = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        return F.conv_transpose1d(x, self.weight, self.bias, *sizes)
+
+
+class ConvTranspose2d(TransposedConvolution):
+    """The adjoint of `Conv2d`: images (N, in_channels, H, W), weight (in_channels, out_channels / groups, h, w)."""
+
+    axes = 2
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        self.check(x)
+        sizes = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        return F.conv_transpose2d(x, self.weight, self.bias, *sizes)
+
+
+class Pool(Module):
+    """What the pooling layers share: windows of `kernel_size` every `stride` (the kernel's size if None)."""
+
+    axes: int
+    pool: Callable[..., gg.Tensor]
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        self.kernel_size, self.padding = extents(kernel_size, self.axes), extents(padding, self.axes)
+        self.stride = self.kernel_size if stride is None else extents(stride, self.axes)
+
+    def options(self) -> dict[str, Any]:
+        """What `pool` takes beside kernel, stride and padding."""
+        return {}
+
+    def forward(self, x: gg.Tensor) -> gg.Tensor:
+        """(N, C, L) to (N, C, L'), or (N, C, H, W) to (N, C, H', W')."""
+        expect(self, x, x.ndim == self.axes + 2, layout(self.axes, "C"))
+        return type(self).pool(x, self.kernel_size, self.stride, self.padding, **self.options())
 
     def extra_repr(self) -> str:
         """Kernel and what is not the default."""
-        height, width = self.kernel_size
-        return f"{height}x{width}" + settings(stride=(self.stride, self.kernel_size), padding=(self.padding, (0, 0)))
+        defaults = {"dilation": (1,) * self.axes, "ceil_mode": False}
+        return "x".join(map(str, self.kernel_size)) + settings(
+            stride=(self.stride, self.kernel_size), padding=(self.padding, (0,) * self.axes),
+            **{name: (value, defaults[name]) for name, value in self.options().items()},
+        )  # fmt: skip
 
 
-class MaxPool2d(Pool2d):
+class MaxPool(Pool):
+    """What the maximum poolings share. ceil_mode: keep a last window that is only partly inside."""
+
+    def __init__(
+        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+        ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding)
+        self.dilation, self.ceil_mode = extents(dilation, self.axes), ceil_mode
+
+    def options(self) -> dict[str, Any]:
+        """Dilation and ceil_mode."""
+        return {"dilation": self.dilation, "ceil_mode": self.ceil_mode}
+
+
+class MaxPool1d(MaxPool):
+    """The largest value of each window of signals; padding never wins."""
+
+    axes, pool = 1, staticmethod(F.max_pool1d)
+
+
+class MaxPool2d(MaxPool):
     """The largest value of each window; padding never wins."""
 
-    pool = staticmethod(F.max_pool2d)
+    axes, pool = 2, staticmethod(F.max_pool2d)
 
 
-class AvgPool2d(Pool2d):
+class AvgPool1d(Pool):
+    """The mean of each window of signals; padding counts as zeros."""
+
+    axes, pool = 1, staticmethod(F.avg_pool1d)
+
+
+class AvgPool2d(Pool):
     """The mean of each window; padding counts as zeros."""
 
-    pool = staticmethod(F.avg_pool2d)
+    axes, pool = 2, staticmethod(F.avg_pool2d)
 
 
 class AdaptiveAvgPool2d(Module):
     """Means of windows that divide the image into output_size (a number or a pair) parts: any size to that size."""
 
-    def __init__(self, output_size: int | tuple[int, int]) -> None:
-        self.output_size = plane(output_size)
+    def __init__(self, output_size: Size) -> None:
+        self.output_size = extents(output_size, 2)
 
     def forward(self, x: gg.Tensor) -> gg.Tensor:
         """(N, C, H, W) to (N, C, *output_size)."""

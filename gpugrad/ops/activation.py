@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from gpugrad.define import elementwise
+from gpugrad.define import elementwise, general
 from gpugrad.errors import DomainError, ShapeError, describe, fail
 from gpugrad.launch import activation as launch
-from gpugrad.op import RECORDING
+from gpugrad.op import RECORDING, raw
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.elementwise import abs as _abs
-from gpugrad.ops.elementwise import blocked, clip, erf_forward, select, where
+from gpugrad.ops.elementwise import add, blocked, clip, erf_forward, expm1, minimum, select, where
+from gpugrad.rules import add_up
 
 __all__ = [
     "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid",
@@ -24,7 +26,8 @@ __all__ = [
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
 relu = elementwise(
-    "relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), doc="max(x, 0); slope 0 at 0.",
+    "relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), cuda=launch.relu,
+    doc="max(x, 0); slope 0 at 0.",
 )  # fmt: skip
 relu_bwd = elementwise(
     "relu_bwd", lambda xp, t, out: xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t),
@@ -33,7 +36,13 @@ relu_bwd = elementwise(
 )  # fmt: skip
 _leaky_relu = elementwise(
     "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, x * negative_slope),
-    lambda F, t, _out, x, negative_slope: F.where(x > 0, t, t * negative_slope), attrs=True, floating=True,
+    lambda F, t, _out, x, negative_slope: F.leaky_relu_bwd(t, x, negative_slope=negative_slope), attrs=True,
+    floating=True, cuda=launch.leaky_relu,
+)  # fmt: skip
+leaky_relu_bwd = elementwise(
+    "leaky_relu_bwd", lambda xp, t, x, negative_slope: select(xp, x > 0, t, t * negative_slope),
+    lambda F, u, _out, _t, x, negative_slope: F.leaky_relu_bwd(u, x, negative_slope=negative_slope), None, attrs=True,
+    cuda=launch.leaky_relu_bwd, doc="t times the derivative of leaky_relu at x.",
 )  # fmt: skip
 
 
@@ -43,10 +52,22 @@ def elu_forward(xp: Any, x: Any, alpha: float, rate: float, scale: float) -> Any
     return scale * select(xp, x > 0, x, alpha * xp.expm1(rate * xp.minimum(x, 0)))
 
 
+def elu_back(xp: Any, t: Any, out: Any, alpha: float, rate: float, scale: float) -> Any:
+    """t scale above 0, else t rate (out + scale alpha): with alpha rate > 0, x and out have one sign."""
+    slope = out + scale * alpha
+    if rate != 1:
+        slope *= rate
+    return t * select(xp, out > 0, scale, slope)
+
+
 _elu = elementwise(
-    "elu", elu_forward,
-    lambda F, t, out, x, alpha, rate, scale: t * F.where(x > 0, scale, rate * (out + scale * alpha)),
-    attrs=True, floating=True,
+    "elu", elu_forward, lambda F, t, out, _x, **options: F.elu_bwd(t, out, **options), attrs=True, floating=True,
+    cuda=launch.elu,
+)  # fmt: skip
+elu_bwd = elementwise(
+    "elu_bwd", elu_back, lambda F, u, _out, _t, out, **options: F.elu_bwd(u, out, **options),
+    lambda F, u, _out, t, out, rate, **_options: F.where(out > 0, 0, u * t * rate), attrs=True, cuda=launch.elu_bwd,
+    doc="t times the derivative of elu at its output.",
 )  # fmt: skip
 
 
@@ -57,6 +78,8 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """x above 0, alpha (exp(x) - 1) elsewhere."""
+    if alpha < 0:  # the output does not tell the sign of x
+        return where(x > 0, x, alpha * expm1(minimum(x, 0)))
     return _elu(x, alpha=alpha, rate=1.0, scale=1.0)
 
 
@@ -78,7 +101,10 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 def sigmoid_forward(xp: Any, x: Any) -> Any:
     """1 / (1 + exp(-x)) without overflow: the numerator is 1 from 0 on, exp(x) below."""
     e = xp.exp(-xp.abs(x))
-    return xp.maximum(e, x >= 0) / (1 + e)
+    step = xp.maximum(e, x >= 0)
+    e += 1
+    step /= e
+    return step
 
 
 @blocked
@@ -89,15 +115,43 @@ def softplus_forward(xp: Any, x: Any, beta: float = 1.0) -> Any:
     return out if beta == 1 else out / beta
 
 
+def sigmoid_back(xp: Any, t: Any, out: Any) -> Any:
+    """t out (1 - out)."""
+    slope = 1 - out
+    slope *= out
+    slope *= t
+    return slope
+
+
+@blocked
+def softplus_back(xp: Any, t: Any, x: Any, beta: float) -> Any:
+    """t sigmoid(beta x)."""
+    slope = sigmoid_forward(xp, x if beta == 1 else beta * x)
+    slope *= t
+    return slope
+
+
 sigmoid = elementwise(
-    "sigmoid", sigmoid_forward, lambda F, t, out, _x: t * (out * (1 - out)), floating=True, doc="1 / (1 + exp(-x)).",
+    "sigmoid", sigmoid_forward, lambda F, t, out, _x: F.sigmoid_bwd(t, out), floating=True, cuda=launch.sigmoid,
+    doc="1 / (1 + exp(-x)).",
+)  # fmt: skip
+sigmoid_bwd = elementwise(
+    "sigmoid_bwd", sigmoid_back, lambda F, u, _out, _t, out: F.sigmoid_bwd(u, out),
+    lambda F, u, _out, t, out: u * t * (1 - 2 * out), cuda=launch.sigmoid_bwd,
+    doc="t times the derivative of sigmoid at its output.",
 )  # fmt: skip
 log_sigmoid = elementwise(
-    "log_sigmoid", lambda xp, x: -softplus_forward(xp, -x), lambda F, t, _out, x: t * F.sigmoid(-x), floating=True,
-    doc="log(sigmoid(x)) without overflow.",
+    "log_sigmoid", lambda xp, x: -softplus_forward(xp, -x), lambda F, t, _out, x: F.softplus_bwd(t, x, beta=-1.0),
+    floating=True, cuda=launch.log_sigmoid, doc="log(sigmoid(x)) without overflow.",
 )  # fmt: skip
 _softplus = elementwise(
-    "softplus", softplus_forward, lambda F, t, _out, x, beta: t * F.sigmoid(beta * x), attrs=True, floating=True,
+    "softplus", softplus_forward, lambda F, t, _out, x, beta: F.softplus_bwd(t, x, beta=beta), attrs=True,
+    floating=True, cuda=launch.softplus,
+)  # fmt: skip
+softplus_bwd = elementwise(
+    "softplus_bwd", softplus_back, lambda F, u, _out, _t, x, beta: F.softplus_bwd(u, x, beta=beta),
+    lambda F, u, _out, t, x, beta: F.sigmoid_bwd(u * t * beta, F.sigmoid(beta * x)), attrs=True,
+    cuda=launch.softplus_bwd, doc="t times the derivative of softplus at x.",
 )  # fmt: skip
 softsign = elementwise(
     "softsign", lambda xp, x: x / (1 + xp.abs(x)), lambda F, t, _out, x: t / F.square(1 + F.abs(x)), floating=True,
@@ -137,13 +191,13 @@ def gelu_forward(xp: Any, x: Any, approximate: str) -> Any:
 
 
 @blocked
-def gelu_slope(xp: Any, x: Any, approximate: str) -> Any:
-    """Phi(x) + x Phi'(x)."""
+def gelu_back(xp: Any, t: Any, x: Any, approximate: str) -> Any:
+    """t (Phi(x) + x Phi'(x))."""
     if approximate == "tanh":
         z = x * x
         step = xp.tanh(x * (K + (K * C) * z))
-        return 0.5 * (1 + step + x * (1 - step * step) * (K + (3 * K * C) * z))
-    return 0.5 * (1 + erf_forward(xp, x * math.sqrt(0.5))) + x * xp.exp(-0.5 * x * x) * (0.5 * K)
+        return t * (0.5 * (1 + step + x * (1 - step * step) * (K + (3 * K * C) * z)))
+    return t * (0.5 * (1 + erf_forward(xp, x * math.sqrt(0.5))) + x * xp.exp(-0.5 * x * x) * (0.5 * K))
 
 
 def gelu_curvature(F: Any, x: Any, approximate: str) -> Any:
@@ -157,35 +211,79 @@ def gelu_curvature(F: Any, x: Any, approximate: str) -> Any:
 
 _gelu = elementwise(
     "gelu", gelu_forward, lambda F, t, _out, x, approximate: F.gelu_bwd(t, x, approximate=approximate), attrs=True,
-    floating=True,
+    floating=True, cuda=launch.gelu,
 )  # fmt: skip
 gelu_bwd = elementwise(
-    "gelu_bwd", lambda xp, t, x, approximate: t * gelu_slope(xp, x, approximate),
+    "gelu_bwd", gelu_back,
     lambda F, u, _out, _t, x, approximate: F.gelu_bwd(u, x, approximate=approximate),
     lambda F, u, _out, t, x, approximate: u * t * gelu_curvature(F, x, approximate),
-    attrs=True, doc="t times the derivative of gelu at x.",
+    attrs=True, cuda=launch.gelu_bwd, doc="t times the derivative of gelu at x.",
 )  # fmt: skip
 
 
-def silu_dx(F: Any, t: Any, out: Any, x: Any) -> Any:
-    """s + out (1 - s), s the sigmoid."""
+@blocked
+def silu_back(xp: Any, t: Any, x: Any) -> Any:
+    """t (s + x s (1 - s)), s the sigmoid."""
+    s = sigmoid_forward(xp, x)
+    slope = 1 - s
+    slope *= x
+    slope += 1
+    slope *= s
+    slope *= t
+    return slope
+
+
+def silu_curvature(F: Any, x: Any) -> Any:
+    """s (1 - s) (2 + x (1 - 2 s))."""
     s = F.sigmoid(x)
-    return t * (s + out * (1 - s))
+    return F.sigmoid_bwd(2 + x * (1 - 2 * s), s)
 
 
-def mish_dx(F: Any, t: Any, _out: Any, x: Any) -> Any:
-    """w + x (1 - w^2) sigmoid(x), w = tanh(softplus(x))."""
-    w = F.tanh(F.softplus(x, beta=1.0))
-    return t * (w + x * (1 - w * w) * F.sigmoid(x))
+# tanh(softplus(x)) is n / (n + 2) with e = exp(x), n = e (e + 2); from 20 on it rounds to 1 and its slope to 0.
+
+
+@blocked
+def mish_forward(xp: Any, x: Any) -> Any:
+    """x n / (n + 2)."""
+    n = xp.exp(xp.minimum(x, 20))
+    n *= n + 2
+    return x * (n / (n + 2))
+
+
+@blocked
+def mish_back(xp: Any, t: Any, x: Any) -> Any:
+    """t (n / d + 4 x e (e + 1) / d^2), d = n + 2."""
+    x = xp.minimum(x, 20)
+    e = xp.exp(x)
+    n = e * (e + 2)
+    d = n + 2
+    return t * ((n + x * (4 * e) * ((e + 1) / d)) / d)
+
+
+def mish_curvature(F: Any, x: Any) -> Any:
+    """w' (2 + x (1 - s - 2 w s)), w = tanh(softplus(x)), w' = (1 - w^2) s, s the sigmoid."""
+    s, w = F.sigmoid(x), F.tanh(F.softplus(x, beta=1.0))
+    return F.tanh_bwd(s, w) * (2 + x * (1 - s - 2 * w * s))
 
 
 silu = elementwise(
-    "silu", lambda xp, x: x * sigmoid_forward(xp, x), silu_dx, floating=True, doc="x sigmoid(x), also called swish.",
+    "silu", lambda xp, x: x * sigmoid_forward(xp, x), lambda F, t, _out, x: F.silu_bwd(t, x), floating=True,
+    cuda=launch.silu, doc="x sigmoid(x), also called swish.",
+)  # fmt: skip
+silu_bwd = elementwise(
+    "silu_bwd", silu_back, lambda F, u, _out, _t, x: F.silu_bwd(u, x),
+    lambda F, u, _out, t, x: u * t * silu_curvature(F, x), cuda=launch.silu_bwd,
+    doc="t times the derivative of silu at x.",
 )  # fmt: skip
 swish = silu
 mish = elementwise(
-    "mish", lambda xp, x: x * xp.tanh(softplus_forward(xp, x)), mish_dx, floating=True,
+    "mish", mish_forward, lambda F, t, _out, x: F.mish_bwd(t, x), floating=True, cuda=launch.mish,
     doc="x tanh(softplus(x)) (Misra 2019).",
+)  # fmt: skip
+mish_bwd = elementwise(
+    "mish_bwd", mish_back, lambda F, u, _out, _t, x: F.mish_bwd(u, x),
+    lambda F, u, _out, t, x: u * t * mish_curvature(F, x), cuda=launch.mish_bwd,
+    doc="t times the derivative of mish at x.",
 )  # fmt: skip
 
 
@@ -201,14 +299,24 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
 # --- piecewise linear ---------------------------------------------------------------------------------------
 
+
+def hardswish_back(xp: Any, t: Any, x: Any) -> Any:
+    """t (x / 3 + 1/2) within (-3, 3), 0 below, t above."""
+    return select(xp, x <= -3, 0, select(xp, x >= 3, t, t * (x / 3 + 0.5)))
+
+
 hardsigmoid = elementwise(
     "hardsigmoid", lambda xp, x: xp.clip(x / 6 + 0.5, 0, 1),
     lambda F, t, _out, x: F.where(F.abs(x) >= 3, 0, t * (1 / 6)), floating=True, doc="x / 6 + 1/2 clipped to [0, 1].",
 )  # fmt: skip
 hardswish = elementwise(
-    "hardswish", lambda xp, x: x * xp.clip(x / 6 + 0.5, 0, 1),
-    lambda F, t, _out, x: F.where(x <= -3, 0, F.where(x >= 3, t, t * (x / 3 + 0.5))), floating=True,
-    doc="x hardsigmoid(x).",
+    "hardswish", lambda xp, x: x * xp.clip(x / 6 + 0.5, 0, 1), lambda F, t, _out, x: F.hardswish_bwd(t, x),
+    floating=True, cuda=launch.hardswish, doc="x hardsigmoid(x).",
+)  # fmt: skip
+hardswish_bwd = elementwise(
+    "hardswish_bwd", hardswish_back, lambda F, u, _out, _t, x: F.hardswish_bwd(u, x),
+    lambda F, u, _out, t, x: F.where(F.abs(x) >= 3, 0, u * t * (1 / 3)), cuda=launch.hardswish_bwd,
+    doc="t times the derivative of hardswish at x.",
 )  # fmt: skip
 tanhshrink = elementwise(
     "tanhshrink", lambda xp, x: x - xp.tanh(x), lambda F, t, _out, x: t * F.square(F.tanh(x)), floating=True,
@@ -240,6 +348,71 @@ def softshrink(x: Any, lambd: float = 0.5) -> Any:
 def hardshrink(x: Any, lambd: float = 0.5) -> Any:
     """x where |x| > lambd, else 0; slope 0 at +-lambd."""
     return where(_abs(x) <= lambd, 0, x)
+
+
+# --- bias and activation ------------------------------------------------------------------------------------
+
+# kind: the function of z = x + b, and t times its derivative, from the output for FROM_OUTPUT, else from z.
+AFTER_BIAS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "relu": (lambda F, z: F.relu(z), lambda F, t, out: F.relu_bwd(t, out)),
+    "sigmoid": (lambda F, z: F.sigmoid(z), lambda F, t, out: F.sigmoid_bwd(t, out)),
+    "tanh": (lambda F, z: F.tanh(z), lambda F, t, out: F.tanh_bwd(t, out)),
+    "gelu": (lambda F, z: F.gelu(z, approximate="none"), lambda F, t, z: F.gelu_bwd(t, z, approximate="none")),
+    "gelu_tanh": (lambda F, z: F.gelu(z, approximate="tanh"), lambda F, t, z: F.gelu_bwd(t, z, approximate="tanh")),
+    "silu": (lambda F, z: F.silu(z), lambda F, t, z: F.silu_bwd(t, z)),
+}
+FROM_OUTPUT = ("relu", "sigmoid", "tanh")
+
+
+def bias_act_forward(_xp: Any, x: Any, b: Any, kind: str) -> Any:
+    """The function of x + b."""
+    return AFTER_BIAS[kind][0](raw(x), x + b)
+
+
+def bias_act_back(F: Any, t: Any, v: Any, b: Any, kind: str) -> tuple[Any, Any]:
+    """Gradients of x and b; v is the output, with b None, or x."""
+    dx = AFTER_BIAS[kind][1](F, t, v if b is None else v + b)
+    return dx, F.sum(dx, axis=tuple(range(dx.ndim - 1)), keepdims=False)
+
+
+def bias_act_push(F: Any, ts: tuple[Any, ...], out: Any, v: Any, kind: str) -> Any:
+    """The tangents of x and b arrive at their sum; v as in `bias_act_back`, b added."""
+    t = F.broadcast_to(add_up([t for t in ts if t is not None]), shape=out.shape)
+    return AFTER_BIAS[kind][1](F, t, v)
+
+
+# Two ops of one forward, because what a call keeps is the output, or x and b.
+_bias_act = general(
+    "bias_act", bias_act_forward, joint=lambda F, t, _out, x, b, *, kind: F.bias_act_bwd(t, x, b, kind=kind),
+    jvp=lambda F, ts, out, x, b, *, kind: bias_act_push(F, ts, out, x + b, kind), floating=True, promotes=True,
+    cuda=launch.bias_act,
+)  # fmt: skip
+_bias_act_out = general(
+    "bias_act_out", bias_act_forward, joint=lambda F, t, out, _x, _b, *, kind: F.bias_act_bwd(t, out, None, kind=kind),
+    jvp=lambda F, ts, out, _x, _b, *, kind: bias_act_push(F, ts, out, out, kind), floating=True, promotes=True,
+    cuda=launch.bias_act,
+)  # fmt: skip
+general(
+    "bias_act_bwd", lambda _xp, t, v, b, kind: bias_act_back(raw(t), t, v, b, kind), via=bias_act_back, nout=2,
+    cuda=launch.bias_act_bwd,
+)  # fmt: skip
+
+
+def bias_act(x: Any, bias: Any, activation: str = "relu") -> Any:
+    """activation(x + bias) in one pass over memory: x (..., features), bias (features,).
+
+    activation: 'relu', 'gelu', 'gelu_tanh', 'silu', 'sigmoid', 'tanh' or 'none'. What is kept for the backward pass is
+    the output, or for 'gelu', 'gelu_tanh' and 'silu' x and the bias. Raises ShapeError, DomainError.
+    """
+    if np.ndim(x) == 0 or np.shape(bias) != np.shape(x)[-1:]:
+        message = f"({describe(x)}, {describe(bias)}): expected a bias of the length of the last axis"
+        raise fail(ShapeError, "bias_act", message)
+    if activation == "none":
+        return add(x, bias)
+    if activation not in AFTER_BIAS:
+        message = f"activation is {activation!r}; expected one of {', '.join(AFTER_BIAS)}, none"
+        raise fail(DomainError, "bias_act", message)
+    return (_bias_act_out if activation in FROM_OUTPUT else _bias_act)(x, bias, kind=activation)
 
 
 def glu(x: Any, axis: int = -1) -> Any:

@@ -35,7 +35,7 @@ DIAGONAL = 128  # most queries a tile when causal: keys after the tile's last qu
 
 # In the table q is (B, H, Tq, D), k (B, G, Tk, D), v (B, G, Tk, Dv) with G a divisor of H: query head h reads key head
 # h G / H. mask is None, or four-dimensional and broadcastable to (B, H, Tq, Tk): bool (True: may be seen) or float
-# (added to the scores, a constant). causal: query i sees keys 0 to i. Inside, query heads lie in groups, (B, G, H / G, ...).
+# (added to the scores, a constant). causal: query i sees keys 0 to i. Inside, query heads lie in groups, (B, G, H / G).
 
 
 def grouped(F: Any, x: Any, groups: int) -> Any:
@@ -62,7 +62,7 @@ class Tiles:
     def __iter__(self) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...], Any]]:
         """(slices of queries, slices of the keys that they may see, their scores), masked ones at -inf."""
         (b, g, r, tq), tk = self.q.shape[:4], self.k.shape[3]
-        rows, heads, batch = tq, max(1, g), b
+        rows, heads, batch = max(1, tq), max(1, g), max(1, b)
         if self.xp is np and self.q.size:
             rows = max(1, min(tq, BLOCK // (r * tk), DIAGONAL if self.causal else tq))
             heads = max(1, min(g, BLOCK // (r * rows * tk)))
@@ -199,9 +199,7 @@ def attention_joint(
 
 
 nondiff("attention_visible", _visible, attrs=True, promotes=False)
-_attend = general(
-    "attention", _attention, joint=attention_joint, jvp=attention_jvp, aux=True, cuda=launch.attention
-)
+_attend = general("attention", _attention, joint=attention_joint, jvp=attention_jvp, aux=True, cuda=launch.attention)
 general("attention_bwd", _attention_bwd, via=bwd_via, nout=3, cuda=launch.attention_bwd)
 
 
@@ -221,6 +219,7 @@ _turn = general(
     "rotary", _rotary,
     lambda F, t, _out, _x, cos, sin, *, interleaved: F.rotary(t, cos, -sin, interleaved=interleaved), None, None,
     jvp=lambda F, ts, _out, _x, cos, sin, *, interleaved: F.rotary(ts[0], cos, sin, interleaved=interleaved),
+    cuda=launch.rotary,
 )  # fmt: skip
 
 
@@ -294,7 +293,7 @@ def scaled_dot_product_attention(
 
 
 def leading(op: str, said: str, q: Any, k: Any, v: Any, gqa: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The common leading axes of queries, and those of keys and values, which may have fewer heads. Raises ShapeError."""
+    """The common leading axes of queries, and of keys and values, which may have fewer heads. Raises ShapeError."""
     try:
         shared = np.broadcast_shapes(k, v)
         if gqa and q and shared and shared[-1] and q[-1] % shared[-1] == 0:

@@ -1,9 +1,9 @@
 """Convolution (strictly: cross-correlation, as every library calls it) and pooling over images (N, C, H, W).
 
 The convolution and its two adjoints are linear in each argument and are each other's derivatives, so every order
-of derivative is one of the three. All work on columns (the pixels under each kernel position) in a layout with the
-batch last, where a column is copied in long runs; results are views of that layout, so that a stack of layers stays
-in it. Columns are made for a few output rows at a time and never exist as a whole on the CPU.
+of derivative is one of the three. All work on columns (the pixels under each kernel position). On the CPU they lie with
+the batch last, where a column is copied in long runs; results are views of that layout, so that a stack of layers stays
+in it. Columns are made for a few output rows at a time and never exist as a whole. On a GPU see launch/conv.py.
 """
 
 from __future__ import annotations
@@ -17,28 +17,21 @@ from typing import Any
 import numpy as np
 
 from gpugrad.define import general, linear, multilinear
+from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, ShapeError, describe, fail
-from gpugrad.op import RECORDING
+from gpugrad.launch import conv as launch
+from gpugrad.ops._windows import Pair, counts, reach
+from gpugrad.ops.reduce import mean
 from gpugrad.ops.shape import operand, reshape
 
 __all__ = [
-    "adaptive_avg_pool2d", "avg_pool2d", "conv1d", "conv2d", "conv_transpose2d", "max_pool1d", "max_pool2d",
+    "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d",
+    "max_pool1d", "max_pool2d",
 ]  # fmt: skip
 
-Pair = tuple[int, int]
 # Elements of the columns at a time, so that they stay in a CPU cache between being written and read. The adjoint in the
 # input adds tap by tap and wants longer runs (5 x 5 kernels, batch 64: 0.8 ms, against 1.4 ms with the smaller chunk).
 CHUNK, CHUNK_ADJOINT = 1 << 17, 1 << 20
-
-
-def reach(kernel: int, dilation: int) -> int:
-    """Pixels from the first to the last tap of a kernel."""
-    return dilation * (kernel - 1) + 1
-
-
-def positions(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Kernel positions along an axis."""
-    return (size + 2 * padding - reach(kernel, dilation)) // stride + 1
 
 
 def tap(i: int, count: int, stride: int, dilation: int) -> slice:
@@ -46,13 +39,18 @@ def tap(i: int, count: int, stride: int, dilation: int) -> slice:
     return slice(i * dilation, i * dilation + (count - 1) * stride + 1, stride)
 
 
+def summed_in(dtype: Any) -> Any:
+    """The type in which elements of this one are added up."""
+    return np.dtype("float32") if is_float(dtype) and dtype.itemsize == 2 else dtype
+
+
 # --- convolution ----------------------------------------------------------------------------------------------
 
 
 def batch_last(xp: Any, x: Any, padding: Pair = (0, 0)) -> Any:
-    """(N, C, H, W) as contiguous (C, H + 2 ph, W + 2 pw, N) with zeros round it, at least float32."""
+    """(N, C, H, W) as contiguous (C, H + 2 ph, W + 2 pw, N) with zeros round it, in the type of sums."""
     y, (ph, pw) = x.transpose(1, 2, 3, 0), padding
-    dtype = np.dtype("float32") if x.dtype == np.float16 else x.dtype
+    dtype = summed_in(x.dtype)
     if not ph and not pw:
         return xp.ascontiguousarray(y, dtype=dtype)
     c, h, w, n = y.shape
@@ -87,7 +85,7 @@ def matrices(xp: Any, w: Any, groups: int, dtype: Any) -> Any:
 
 def _conv2d(xp: Any, x: Any, w: Any, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Any:
     n, o = x.shape[0], w.shape[0]
-    oh, ow = (positions(*a) for a in zip(x.shape[2:], w.shape[2:], stride, padding, dilation))
+    oh, ow = counts(x.shape[2:], w.shape[2:], stride, padding, dilation)
     framed = batch_last(xp, x, padding)
     kernels = matrices(xp, w, groups, framed.dtype)
     out = xp.empty((groups, o // groups, oh * ow * n), framed.dtype)
@@ -128,17 +126,19 @@ def _conv2d_input(
 _conv = multilinear(
     "conv2d", _conv2d,
     lambda F, t, _out, x_shape, w, **a: F.conv2d_input(t, w, shape=tuple(x_shape[2:]), **a),
-    lambda F, t, _out, x, w_shape, **a: F.conv2d_weight(t, x, kernel=tuple(w_shape[2:]), **a),
+    lambda F, t, _out, x, w_shape, **a: F.conv2d_weight(t, x, kernel=tuple(w_shape[2:]), **a), cuda=launch.conv2d,
 )  # fmt: skip
 _conv_input = multilinear(
     "conv2d_input", _conv2d_input,
     lambda F, u, _out, _t, w, *, shape, **a: F.conv2d(u, w, **a),
     lambda F, u, _out, t, w_shape, *, shape, **a: F.conv2d_weight(t, u, kernel=tuple(w_shape[2:]), **a),
+    cuda=launch.conv2d_input,
 )  # fmt: skip
 _conv_weight = multilinear(
     "conv2d_weight", _conv2d_weight,
     lambda F, u, _out, _t, x, *, kernel, **a: F.conv2d(x, u, **a),
     lambda F, u, _out, t, x_shape, *, kernel, **a: F.conv2d_input(t, u, shape=tuple(x_shape[2:]), **a),
+    cuda=launch.conv2d_weight,
 )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def conv2d(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any =
 
     x: (N, C, H, W); w: (O, C/groups, kh, kw); result (N, O, oh, ow) with
     oh = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1. Each hyper-parameter is an integer or a (vertical,
-    horizontal) pair; padding is with zeros. float16 is summed in float32. Raises ShapeError naming both shapes
+    horizontal) pair; padding is with zeros. 16-bit types are summed in float32. Raises ShapeError naming both shapes
     if channels and groups do not fit or the kernel is larger than the padded image.
     """
     x, a = images(x, "conv2d"), geometry("conv2d", stride, padding, dilation, groups)
@@ -188,7 +188,7 @@ def conv2d(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any =
             f"{shapes}: expected {w.shape[1]} x {groups} = {w.shape[1] * groups} input channels and a multiple of "
             f"{groups} output channels, got {x.shape[1]} and {w.shape[0]}",
         )  # fmt: skip
-    out = [positions(*p) for p in zip(x.shape[2:], w.shape[2:], a["stride"], a["padding"], a["dilation"])]
+    out = counts(x.shape[2:], w.shape[2:], a["stride"], a["padding"], a["dilation"])
     if min(out) < 1 or min(w.shape[2:]) < 1:
         raise fail(
             ShapeError, "conv2d",
@@ -224,15 +224,36 @@ def conv_transpose2d(
     return _conv_input(x, w, shape=out, **a)
 
 
-def conv1d(x: Any, w: Any, *, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> Any:
+def conv1d(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
     """`conv2d` of signals: x (N, C, L) with kernels (O, C/groups, k) gives (N, O, ol)."""
-    x, w = operand(x, "conv1d"), operand(w, "conv1d")
+    x, w, a = *signals(x, w, "conv1d", "(O, C/groups, k)"), flat_settings(stride, padding, dilation)
+    return signal(conv2d(x, w, **a, groups=groups))
+
+
+def conv_transpose1d(
+    x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Any:
+    """`conv_transpose2d` of signals: x (N, C, L) with kernels (C, O/groups, k) gives (N, O, ol)."""
+    x, w, a = *signals(x, w, "conv_transpose1d", "(C, O/groups, k)"), flat_settings(stride, padding, dilation)
+    return signal(conv_transpose2d(x, w, output_padding=across(0, output_padding), **a, groups=groups))
+
+
+def signals(x: Any, w: Any, op: str, kernel: str) -> tuple[Any, Any]:
+    """Signals and their kernels as images of height 1."""
+    x, w = operand(x, op), operand(w, op)
     if x.ndim != 3 or w.ndim != 3:
-        raise fail(ShapeError, "conv1d", f"{describe(x)}, {describe(w)}: expected (N, C, L) and (O, C/groups, k)")
-    wide = conv2d(
-        flat_images(x), flat_images(w), stride=(1, stride), padding=(0, padding), dilation=(1, dilation), groups=groups
-    )
-    return reshape(wide, (*wide.shape[:2], wide.shape[3]))
+        raise fail(ShapeError, op, f"{describe(x)}, {describe(w)}: expected (N, C, L) and {kernel}")
+    return flat_images(x), flat_images(w)
+
+
+def across(aside: int, value: Any) -> tuple[Any, ...]:
+    """A hyper-parameter of the only axis, a number or a sequence of one, beside that of the axis of height 1."""
+    return (aside, *value) if isinstance(value, (tuple, list)) else (aside, value)
+
+
+def flat_settings(stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
+    """Hyper-parameters of signals as those of images of height 1."""
+    return {"stride": across(1, stride), "padding": across(0, padding), "dilation": across(1, dilation)}
 
 
 def flat_images(x: Any) -> Any:
@@ -240,17 +261,12 @@ def flat_images(x: Any) -> Any:
     return reshape(x, (*x.shape[:2], 1, x.shape[2]))
 
 
+def signal(x: Any) -> Any:
+    """Images of height 1 as (N, C, L)."""
+    return reshape(x, (*x.shape[:2], x.shape[3]))
+
+
 # --- pooling --------------------------------------------------------------------------------------------------
-
-
-def counts(shape: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Pair:
-    """Windows along each axis; with ceil_mode also a partial last one that starts left of the right frame."""
-    out = []
-    for n, k, s, p, d in zip(shape, kernel, stride, padding, dilation):
-        span = n + 2 * p - reach(k, d)
-        m = (-(-span // s) if ceil_mode else span // s) + 1
-        out.append(m - 1 if ceil_mode and (m - 1) * s >= n + p else m)
-    return out[0], out[1]
 
 
 def framed(xp: Any, x: Any, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float) -> Any:
@@ -260,7 +276,7 @@ def framed(xp: Any, x: Any, out: Pair, kernel: Pair, stride: Pair, padding: Pair
     need = [max(n + p, end) for n, p, end in zip((h, w), padding, ends)]
     if (need[0], need[1]) == (h, w):
         return x
-    wide = xp.full((*x.shape[:2], *need), fill, x.dtype)
+    wide = xp.full_like(x, fill, shape=(*x.shape[:2], *need))  # of the same layout
     wide[:, :, ph : ph + h, pw : pw + w] = x
     return wide
 
@@ -274,40 +290,58 @@ def along(xp: Any, combine: Any, x: Any, out: Pair, kernel: Pair, stride: Pair, 
 
 def _max_pool2d(xp: Any, x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Any:
     out = counts(x.shape[2:], kernel, stride, padding, dilation, ceil_mode)
-    low = -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    low = -math.inf if is_float(x.dtype) else np.iinfo(x.dtype).min
     wide = framed(xp, x, out, kernel, stride, padding, dilation, low)
     return along(xp, xp.maximum, wide, out, kernel, stride, dilation)
 
 
-def window_taps(out: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> list[tuple[slice, ...]]:
-    """The pixels under each tap of the windows, in row-major order of the window."""
-    whole = (slice(None), slice(None))
-    return [
-        (*whole, tap(i, out[0], stride[0], dilation[0]), tap(j, out[1], stride[1], dilation[1]))
-        for i in range(kernel[0]) for j in range(kernel[1])
-    ]  # fmt: skip
+def inside(i: int, size: int, count: int, stride: int, padding: int, dilation: int) -> tuple[slice, slice]:
+    """(pixels, windows) along an axis where tap i of a window lies on a pixel of the image."""
+    start = i * dilation - padding
+    first, end = max(0, -(start // stride)), min(count, (size - 1 - start) // stride + 1)
+    if first >= end:
+        return slice(0), slice(0)
+    return slice(first * stride + start, (end - 1) * stride + start + 1, stride), slice(first, end)
 
 
-def _max_pool2d_bwd(xp: Any, t: Any, x: Any, y: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Any:
-    (h, w), (ph, pw), out = x.shape[2:], padding, y.shape[2:]
-    wide = framed(xp, x, out, kernel, stride, padding, dilation, -math.inf)
-    grad, left = xp.zeros_like(wide), t  # left: what no earlier tap of the window has taken
-    for at in window_taps(out, kernel, stride, dilation):
-        part = left * (wide[at] == y)
-        grad[at] += part
-        left = left - part
-    return grad[:, :, ph : ph + h, pw : pw + w]
+def window_taps(
+    shape: Pair, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Iterator[tuple[Any, Any]]:
+    """(pixels, windows) under each tap, in row-major order of the window; taps in the padding are left out."""
+    rows, cols = (
+        [inside(i, n, m, s, p, d) for i in range(k)]
+        for n, m, k, s, p, d in zip(shape, out, kernel, stride, padding, dilation)
+    )
+    return (((..., y, x), (..., i, j)) for y, i in rows for x, j in cols)
 
 
-def _max_pool2d_pick(xp: Any, u: Any, x: Any, y: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Any:
-    out = y.shape[2:]
-    wide = framed(xp, x, out, kernel, stride, padding, dilation, -math.inf)
-    values = framed(xp, u, out, kernel, stride, padding, dilation, 0)
-    total, free = xp.zeros_like(y), xp.ones(y.shape, bool)
-    for at in window_taps(out, kernel, stride, dilation):
-        hit = free & (wide[at] == y)
-        total += values[at] * hit
-        free &= ~hit
+def winners(xp: Any, x: Any, y: Any, **a: Pair) -> Iterator[tuple[Any, Any, Any]]:
+    """(pixels, windows, where they are what the window has its maximum from), tap by tap.
+
+    Of equal pixels it is the first, and NaN is the largest. A NumPy array without NaN is not asked for it at every tap.
+    """
+    free, exact = xp.ones_like(y, dtype=bool), xp is np and not np.isnan(y).any()
+    for pixels, at in window_taps(x.shape[2:], y.shape[2:], **a):
+        values = x[pixels]
+        hit = values == y[at]
+        if not exact:
+            hit |= values != values
+        hit &= free[at]
+        free[at] ^= hit
+        yield pixels, at, hit
+
+
+def _max_pool2d_bwd(xp: Any, t: Any, x: Any, y: Any, **a: Pair) -> Any:
+    grad = xp.zeros_like(x)
+    for pixels, at, hit in winners(xp, x, y, **a):
+        grad[pixels] += t[at] * hit
+    return grad
+
+
+def _max_pool2d_pick(xp: Any, u: Any, x: Any, y: Any, **a: Pair) -> Any:
+    total = xp.zeros_like(y)
+    for pixels, at, hit in winners(xp, x, y, **a):
+        total[at] += u[pixels] * hit
     return total
 
 
@@ -317,29 +351,29 @@ def pool_jvp(F: Any, ts: Any, out: Any, x: Any, *, ceil_mode: bool, **a: Any) ->
 
 
 _max_pool = general(
-    "max_pool2d", _max_pool2d, lambda F, t, out, x, *, ceil_mode, **a: F.max_pool2d_bwd(t, x, out, **a), jvp=pool_jvp
-)
+    "max_pool2d", _max_pool2d, lambda F, t, out, x, *, ceil_mode, **a: F.max_pool2d_bwd(t, x, out, **a), jvp=pool_jvp,
+    cuda=launch.max_pool2d,
+)  # fmt: skip
 general(
     "max_pool2d_bwd", _max_pool2d_bwd, lambda F, u, _out, _t, x, y, **a: F.max_pool2d_pick(u, x, y, **a), None, None,
-    jvp=lambda F, ts, _out, _t, x, y, **a: F.max_pool2d_bwd(ts[0], x, y, **a),
+    jvp=lambda F, ts, _out, _t, x, y, **a: F.max_pool2d_bwd(ts[0], x, y, **a), cuda=launch.max_pool2d_bwd,
 )  # fmt: skip
 general(
     "max_pool2d_pick", _max_pool2d_pick, lambda F, t, _out, _u, x, y, **a: F.max_pool2d_bwd(t, x, y, **a), None, None,
-    jvp=lambda F, ts, _out, _u, x, y, **a: F.max_pool2d_pick(ts[0], x, y, **a),
+    jvp=lambda F, ts, _out, _u, x, y, **a: F.max_pool2d_pick(ts[0], x, y, **a), cuda=launch.max_pool2d_pick,
 )  # fmt: skip
 
 
 def _avg_pool2d(xp: Any, x: Any, kernel: Pair, stride: Pair, padding: Pair) -> Any:
     out = counts(x.shape[2:], kernel, stride, padding, (1, 1), False)
     wide = framed(xp, x, out, kernel, stride, padding, (1, 1), 0)
-    wide = wide.astype("float32") if x.dtype == np.float16 else wide
-    total = along(xp, xp.add, wide, out, kernel, stride, (1, 1))
+    total = along(xp, xp.add, wide.astype(summed_in(x.dtype), copy=False), out, kernel, stride, (1, 1))
     return (total * (1 / (kernel[0] * kernel[1]))).astype(x.dtype, copy=False)
 
 
 def _avg_pool2d_bwd(xp: Any, t: Any, kernel: Pair, stride: Pair, padding: Pair, shape: Pair) -> Any:
     (n, c, oh, ow), (h, w), (ph, pw) = t.shape, shape, padding
-    share = t.astype("float32" if t.dtype == np.float16 else t.dtype) * (1 / (kernel[0] * kernel[1]))
+    share = t.astype(summed_in(t.dtype), copy=False) * (1 / (kernel[0] * kernel[1]))
     rows = xp.zeros((n, c, oh, w + 2 * pw), share.dtype)
     for j in range(kernel[1]):
         rows[:, :, :, tap(j, ow, stride[1], 1)] += share
@@ -350,9 +384,13 @@ def _avg_pool2d_bwd(xp: Any, t: Any, kernel: Pair, stride: Pair, padding: Pair, 
 
 
 _avg_pool = linear(
-    "avg_pool2d", _avg_pool2d, lambda F, t, _out, x_shape, **a: F.avg_pool2d_bwd(t, shape=tuple(x_shape[2:]), **a)
-)
-linear("avg_pool2d_bwd", _avg_pool2d_bwd, lambda F, u, _out, _t, *, shape, **a: F.avg_pool2d(u, **a))
+    "avg_pool2d", _avg_pool2d, lambda F, t, _out, x_shape, **a: F.avg_pool2d_bwd(t, shape=tuple(x_shape[2:]), **a),
+    cuda=launch.avg_pool2d,
+)  # fmt: skip
+linear(
+    "avg_pool2d_bwd", _avg_pool2d_bwd, lambda F, u, _out, _t, *, shape, **a: F.avg_pool2d(u, **a),
+    cuda=launch.avg_pool2d_bwd,
+)  # fmt: skip
 
 
 def windows(op: str, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> dict[str, Any]:
@@ -374,21 +412,34 @@ def max_pool2d(
 
     stride: the kernel size by default. ceil_mode: keep a last window that is only partly inside. Integers or
     (vertical, horizontal) pairs. The gradient goes to the first of several equal pixels in row-major order
-    of the window, and nowhere from a window that holds NaN. Raises ShapeError if no window fits.
+    of the window; NaN counts as the largest. Raises ShapeError if no window fits.
     """
     x = images(x, "max_pool2d")
     a = windows("max_pool2d", x, kernel, stride, padding, dilation, ceil_mode)
     return _max_pool(x, **a, ceil_mode=ceil_mode)
 
 
-def max_pool1d(x: Any, kernel: int, stride: int | None = None, padding: int = 0, dilation: int = 1) -> Any:
+def max_pool1d(
+    x: Any, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Any:
     """`max_pool2d` of signals (N, C, L)."""
-    x = operand(x, "max_pool1d")
+    a = flat_settings(kernel if stride is None else stride, padding, dilation)
+    return signal(max_pool2d(flat_images(lines(x, "max_pool1d")), across(1, kernel), **a, ceil_mode=ceil_mode))
+
+
+def avg_pool1d(x: Any, kernel: Any, stride: Any = None, padding: Any = 0) -> Any:
+    """`avg_pool2d` of signals (N, C, L)."""
+    a = flat_settings(kernel if stride is None else stride, padding, 1)
+    del a["dilation"]
+    return signal(avg_pool2d(flat_images(lines(x, "avg_pool1d")), across(1, kernel), **a))
+
+
+def lines(x: Any, op: str) -> Any:
+    """The argument as a tensor (N, C, L)."""
+    x = operand(x, op)
     if x.ndim != 3:
-        raise fail(ShapeError, "max_pool1d", f"{describe(x)} has {x.ndim} axes, expected (N, C, L)")
-    step = kernel if stride is None else stride
-    out = max_pool2d(flat_images(x), (1, kernel), (1, step), (0, padding), (1, dilation))
-    return reshape(out, (*out.shape[:2], out.shape[3]))
+        raise fail(ShapeError, op, f"{describe(x)} has {x.ndim} axes, expected (N, C, L)")
+    return x
 
 
 def avg_pool2d(x: Any, kernel: Any, stride: Any = None, padding: Any = 0) -> Any:
@@ -402,23 +453,48 @@ def avg_pool2d(x: Any, kernel: Any, stride: Any = None, padding: Any = 0) -> Any
     return _avg_pool(x, **a)
 
 
-def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
-    """Means over a grid of output_size cells of any (N, C, H, W); cell i covers floor(i H/oh) to ceil((i+1) H/oh).
-
-    output_size: an integer or a pair. Cells overlap by a pixel where the sizes do not divide.
-    """
-    x = images(x, "adaptive_avg_pool2d")
-    rows, cols = pair(output_size, "adaptive_avg_pool2d", "output_size", 1)
-    if x.shape[2] % rows == 0 and x.shape[3] % cols == 0:
-        return avg_pool2d(x, (x.shape[2] // rows, x.shape[3] // cols))
-    down, across = (operand(cells(n, m), "adaptive_avg_pool2d") for n, m in zip(x.shape[2:], (rows, cols)))
-    move = {"dtype": x.dtype, "device": x.device}
-    return RECORDING.matmul(RECORDING.matmul(down.to(**move), x), across.to(**move).mT)
+def _adaptive_avg_pool2d(xp: Any, x: Any, size: Pair) -> Any:
+    down, across = (cells(xp, n, m, x.dtype) for n, m in zip(x.shape[2:], size))
+    return xp.matmul(xp.matmul(down, x.astype(down.dtype, copy=False)), across.T).astype(x.dtype, copy=False)
 
 
-def cells(size: int, count: int) -> Any:
+def _adaptive_avg_pool2d_bwd(xp: Any, t: Any, shape: Pair) -> Any:
+    down, across = (cells(xp, n, m, t.dtype) for n, m in zip(shape, t.shape[2:]))
+    return xp.matmul(xp.matmul(down.T, t.astype(down.dtype, copy=False)), across).astype(t.dtype, copy=False)
+
+
+def cells(xp: Any, size: int, count: int, dtype: Any) -> Any:
     """The averaging matrix (count, size) of an adaptive pooling along one axis."""
     start = np.arange(count) * size // count
     stop = -(-(np.arange(count) + 1) * size // count)
     inside = (np.arange(size) >= start[:, None]) & (np.arange(size) < stop[:, None])
-    return inside / inside.sum(1, keepdims=True)
+    return xp.asarray(inside / inside.sum(1, keepdims=True), dtype=summed_in(dtype))
+
+
+_adaptive = linear(
+    "adaptive_avg_pool2d", _adaptive_avg_pool2d,
+    lambda F, t, _out, x_shape, size: F.adaptive_avg_pool2d_bwd(t, shape=tuple(x_shape[2:])),
+    cuda=launch.adaptive_avg_pool2d,
+)  # fmt: skip
+linear(
+    "adaptive_avg_pool2d_bwd", _adaptive_avg_pool2d_bwd,
+    lambda F, u, _out, t_shape, shape: F.adaptive_avg_pool2d(u, size=tuple(t_shape[2:])),
+    cuda=launch.adaptive_avg_pool2d_bwd,
+)  # fmt: skip
+
+
+def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
+    """Means over a grid of output_size cells of any (N, C, H, W); cell i covers floor(i H/oh) to ceil((i+1) H/oh).
+
+    output_size: an integer or a pair. Cells overlap by a pixel where the sizes do not divide. Raises ShapeError for an
+    image without pixels.
+    """
+    x = images(x, "adaptive_avg_pool2d")
+    rows, cols = pair(output_size, "adaptive_avg_pool2d", "output_size", 1)
+    if min(x.shape[2:]) < 1:
+        raise fail(ShapeError, "adaptive_avg_pool2d", f"{describe(x)} has no pixels")
+    if rows == cols == 1:
+        return mean(x, (2, 3), keepdims=True)
+    if x.shape[2] % rows == 0 and x.shape[3] % cols == 0:
+        return avg_pool2d(x, (x.shape[2] // rows, x.shape[3] // cols))
+    return _adaptive(x, size=(rows, cols))

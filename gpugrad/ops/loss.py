@@ -121,12 +121,14 @@ def _xent(xp: Any, logits: Any, labels: Any, weight: Any, ignore_index: int, smo
 
 
 def _xent_bwd(
-    xp: Any, t: Any, logits: Any, labels: Any, weight: Any, lse: Any, ignore_index: int, smoothing: float
-) -> Any:
+    xp: Any, t: Any, logits: Any, labels: Any, weight: Any, lse: Any, ignore_index: int, smoothing: float,
+    reuse: bool = False,
+) -> Any:  # fmt: skip
+    """Gradient in the logits, written over them with `reuse`."""
     r = Rows(xp, logits, labels, weight, ignore_index, smoothing)
     if lse is None:
         lse = _xent(xp, logits, labels, weight, ignore_index, smoothing)[1]
-    grad = xp.empty_like(logits)
+    grad = logits if reuse else xp.empty_like(logits)
     near = lse.astype(r.dtype)
     with np.errstate(invalid="ignore"):
         rest = xp.exp(near - lse)  # what rounding took from a float64 log-sum-exp, as a factor
@@ -163,7 +165,9 @@ def weighted(F: Any, labels: Any, weight: Any, like: Any, **a: Any) -> Any:
     return q if weight is None else q * weight
 
 
-def xent_bwd_via(F: Any, t: Any, logits: Any, labels: Any, weight: Any, _lse: Any, **a: Any) -> Any:
+def xent_bwd_via(
+    F: Any, t: Any, logits: Any, labels: Any, weight: Any, _lse: Any, reuse: bool = False, **a: Any
+) -> Any:
     """softmax_xent_bwd of table ops, so that it can be differentiated in everything."""
     q = weighted(F, labels, weight, logits, **a)
     return column(F, t) * (F.sum(q, axis=(1,), keepdims=True) * F.softmax(logits, axis=1) - q)
@@ -182,7 +186,9 @@ def d_labels(
     return column(F, t) * (slope if weight is None else slope * weight)
 
 
-def d_weight(F: Any, t: Any, _out: Any, logits: Any, labels: Any, _weight: Any, _lse: Any, **a: Any) -> Any:
+def d_weight(
+    F: Any, t: Any, _out: Any, logits: Any, labels: Any, _weight: Any, _lse: Any, reuse: bool = False, **a: Any
+) -> Any:
     """Class weights: what each class contributed (the walk sums over the rows)."""
     return -column(F, t) * F.absorb(weighted(F, labels, None, logits, **a), F.log_softmax(logits, axis=1))
 
@@ -200,7 +206,7 @@ general(
     jvp=lambda F, ts, _out, _labels, *, smoothing, **_a: (1.0 - smoothing) * ts[0],
 )  # fmt: skip
 _softmax_xent = general(
-    "softmax_xent", _xent, d_logits, d_labels, d_weight, jvp=xent_jvp, aux=True, cuda=launch.softmax_xent
+    "softmax_xent", _xent, d_logits, d_labels, d_weight, jvp=xent_jvp, aux=True, cuda=launch.softmax_xent, reuse=1
 )
 general("softmax_xent_bwd", _xent_bwd, via=xent_bwd_via, cuda=launch.softmax_xent_bwd)
 

@@ -13,8 +13,10 @@ import numpy as np
 from gpugrad.define import general, linear, nondiff
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import DomainError, ShapeError, describe, fail
+from gpugrad.launch import reduce as launch
 from gpugrad.op import RECORDING
 from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis
+from gpugrad.ops._sums import accumulator, total
 from gpugrad.ops.elementwise import abs as _abs
 from gpugrad.ops.elementwise import beside
 
@@ -32,16 +34,6 @@ Axis = int | tuple[int, ...] | None
 def lengthen(F: Any, t: Any, shape: tuple[int, ...], axis: tuple[int, ...]) -> Any:
     """A reduced value repeated along the axes it was reduced over."""
     return F.broadcast_to(F.reshape(t, shape=kept_shape(shape, axis)), shape=shape)
-
-
-def accumulator(x: Any, dtype: Any = None) -> Any:
-    """The dtype to sum x in, where it is not the library's own choice."""
-    return dtype or ("float32" if x.dtype.itemsize == 2 and x.dtype.kind in "fV" else None)
-
-
-def total(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
-    """Sum in the accumulation dtype."""
-    return x.sum(axis=axis, dtype=accumulator(x), keepdims=keepdims)
 
 
 def count(x: Any, axis: tuple[int, ...]) -> int:
@@ -71,7 +63,7 @@ def reduction(name: str) -> Any:
 
     def forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, dtype: Any = None) -> Any:
         wide = accumulator(x, dtype)
-        out = getattr(x, name)(axis=axis, dtype=wide, keepdims=keepdims)
+        out = total(xp, x, axis, keepdims, dtype) if name == "sum" else x.prod(axis, dtype=wide, keepdims=keepdims)
         return out if dtype is not None or wide is None else out.astype(x.dtype)
 
     return forward
@@ -79,13 +71,14 @@ def reduction(name: str) -> Any:
 
 _sum = linear(
     "sum", reduction("sum"),
-    lambda F, t, _out, x_shape, axis, keepdims, dtype=None: lengthen(F, t, x_shape, axis),
+    lambda F, t, _out, x_shape, axis, keepdims, dtype=None: lengthen(F, t, x_shape, axis), cuda=launch.sum_,
 )  # fmt: skip
 _mean = linear(
     "mean", lambda xp, x, axis, keepdims: (total(xp, x, axis, keepdims) / count(x, axis)).astype(x.dtype, copy=False),
     lambda F, t, _out, x_shape, axis, keepdims: (
         lengthen(F, t * (1 / math.prod([x_shape[i] for i in axis])), x_shape, axis)
     ),
+    cuda=launch.mean,
 )  # fmt: skip
 
 
@@ -140,7 +133,7 @@ def var_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, correcti
     n = count(x, axis)
     d = x - total(xp, x, axis, True) / n
     d *= d
-    return (d.sum(axis=axis, keepdims=keepdims) / (n - correction)).astype(x.dtype, copy=False)
+    return (total(xp, d, axis, keepdims) / (n - correction)).astype(x.dtype, copy=False)
 
 
 def deviation(F: Any, x: Any, axis: tuple[int, ...], correction: float) -> Any:
@@ -156,6 +149,7 @@ _var = general(
     jvp=lambda F, ts, _out, x, axis, keepdims, correction: (
         F.sum(2 * ts[0] * deviation(F, x, axis, correction), axis=axis, keepdims=keepdims)
     ),
+    cuda=launch.var,
 )  # fmt: skip
 _std = general(
     "std", lambda xp, x, axis, keepdims, correction: xp.sqrt(var_forward(xp, x, axis, keepdims, correction)),
@@ -165,6 +159,7 @@ _std = general(
     jvp=lambda F, ts, out, x, axis, keepdims, correction: (
         F.quotient(F.sum(ts[0] * deviation(F, x, axis, correction), axis=axis, keepdims=keepdims), out)
     ),
+    cuda=launch.std,
 )  # fmt: skip
 
 
@@ -200,7 +195,7 @@ def ties(F: Any, t: Any, out: Any, x: Any, axis: tuple[int, ...]) -> Any:
     return hits / F.sum(hits, axis=axis, keepdims=True)
 
 
-def extreme(name: str) -> Any:
+def extreme(name: str, cuda: Any) -> Any:
     """The table entry of max or min."""
     return general(
         name, lambda xp, x, axis, keepdims: getattr(x, name)(axis=axis, keepdims=keepdims),
@@ -208,10 +203,11 @@ def extreme(name: str) -> Any:
         jvp=lambda F, ts, out, x, axis, keepdims: (
             F.sum(ts[0] * ties(F, ts[0], out, x, axis), axis=axis, keepdims=keepdims)
         ),
+        cuda=cuda,
     )  # fmt: skip
 
 
-_max, _min = extreme("max"), extreme("min")
+_max, _min = extreme("max", launch.max_), extreme("min", launch.min_)
 
 
 def max(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
@@ -228,8 +224,12 @@ def min(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return _min(x, axis=axes, keepdims=keepdims)
 
 
-_argmax = nondiff("argmax", lambda xp, x, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims), attrs=True)
-_argmin = nondiff("argmin", lambda xp, x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), attrs=True)
+_argmax = nondiff(
+    "argmax", lambda xp, x, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims), attrs=True, cuda=launch.argmax
+)
+_argmin = nondiff(
+    "argmin", lambda xp, x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), attrs=True, cuda=launch.argmin
+)
 
 
 def position(op: str, x: Any, axis: int | None, keepdims: bool) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpugrad.define import general
+from gpugrad.launch import reduce
 from gpugrad.launch import softmax as launch
 from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis
 from gpugrad.ops.normalize import wide
@@ -93,6 +94,7 @@ _lse = general(
     "logsumexp", _logsumexp,
     lambda F, t, out, x, *, axis, keepdims: F.logsumexp_bwd(t, out, x, axis=axis), floating=True,
     jvp=lambda F, ts, out, x, *, axis, keepdims: F.sum(shares(F, out, x, axis) * ts[0], axis=axis, keepdims=keepdims),
+    cuda=reduce.logsumexp,
 )  # fmt: skip
 general("softmax_bwd", _softmax_bwd, via=softmax_rule, cuda=launch.softmax_bwd)
 general(

@@ -44,7 +44,7 @@ class SGD(Optimizer):
         """One step."""
         updates.sgd(
             group["params"], group.slot("momentum_buffer", group["momentum"]),
-            group.counters["step"], grads, group.rate,
+            group.counters["step"], grads, group.rate, group.skip,
             momentum=group["momentum"], dampening=group["dampening"], weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
         )  # fmt: skip
@@ -71,7 +71,7 @@ class Adagrad(Optimizer):
     def update(self, group: Group, grads: Grads) -> None:
         """One step."""
         updates.adagrad(
-            group["params"], group.slot("sum"), group.counters["step"], grads, group.rate,
+            group["params"], group.slot("sum"), group.counters["step"], grads, group.rate, group.skip,
             lr_decay=group["lr_decay"], eps=group["eps"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
@@ -96,7 +96,7 @@ class Adadelta(Optimizer):
         """One step."""
         updates.adadelta(
             group["params"], group.slot("square_avg"), group.slot("acc_delta"),
-            group.counters["step"], grads, group.rate,
+            group.counters["step"], grads, group.rate, group.skip,
             rho=group["rho"], eps=group["eps"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
@@ -128,7 +128,7 @@ class RMSprop(Optimizer):
         """One step."""
         updates.rmsprop(
             group["params"], group.slot("square_avg"), group.slot("grad_avg", group["centered"]),
-            group.slot("momentum_buffer", group["momentum"]), group.counters["step"], grads, group.rate,
+            group.slot("momentum_buffer", group["momentum"]), group.counters["step"], grads, group.rate, group.skip,
             alpha=group["alpha"], eps=group["eps"], momentum=group["momentum"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
@@ -160,7 +160,8 @@ class Adam(Optimizer):
         updates.adam(
             group["params"], group.slot("exp_avg"), group.slot("exp_avg_sq"),
             group.slot("max_exp_avg_sq", group["amsgrad"]), group.counters["step"], grads, group.rate,
-            beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"], decoupled=self.decoupled,
+            group.skip, beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"],
+            decoupled=self.decoupled,
         )  # fmt: skip
 
 
@@ -194,7 +195,7 @@ class Adamax(Optimizer):
         beta1, beta2 = group["betas"]
         updates.adamax(
             group["params"], group.slot("exp_avg"), group.slot("exp_inf"), group.counters["step"], grads, group.rate,
-            beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"],
+            group.skip, beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
 
@@ -225,7 +226,7 @@ class Nadam(Optimizer):
         beta1, beta2 = group["betas"]
         updates.nadam(
             group["params"], group.slot("exp_avg"), group.slot("exp_avg_sq"), group.counters["step"],
-            group.counters["mu_product"], grads, group.rate,
+            group.counters["mu_product"], grads, group.rate, group.skip,
             beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"],
             momentum_decay=group["momentum_decay"],
         )  # fmt: skip

@@ -32,7 +32,7 @@ def clip_grad_norm(params: Any, max_norm: float, ord: float = 2.0) -> gg.Tensor:
     if not grads:
         return gg.zeros(())
     norm: gg.Tensor = updates.global_norm(*(g.detach() for g in grads), ord=float(ord))
-    updates.scale_into(grads, max_norm / gg.maximum(norm, max_norm))
+    updates.scale_into(grads, norm, limit=float(max_norm))
     return norm
 
 

@@ -48,8 +48,11 @@ class Group(UserDict[str, Any]):
     """Options of one parameter group (`group["lr"]`, `group["params"]`, ...) with its state on the device.
 
     Assigning `group["lr"]` also writes the device scalar that the update reads. The other options are constants
-    of the update, read by the host at every step. `counters["step"]` counts the updates of each parameter.
+    of the update, read by the host at every step. `counters["step"]` counts the updates of each parameter. `skip`
+    is what the step that is being made was given.
     """
+
+    skip: gg.Tensor | None = None
 
     def __init__(
         self, names: list[str], params: list[gg.Tensor], options: dict[str, Any], counters: dict[str, float]
@@ -109,7 +112,7 @@ class Optimizer:
         raise NotImplementedError
 
     def update(self, group: Group, grads: list[gg.Tensor | None]) -> None:
-        """One update of the group's parameters."""
+        """One update of the group's parameters, unless `group.skip` is a scalar that is not 0."""
         raise NotImplementedError
 
     # --- groups -----------------------------------------------------------------------------------------
@@ -163,8 +166,12 @@ class Optimizer:
 
     # --- stepping ---------------------------------------------------------------------------------------
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient. Raises ShapeError if a gradient does not fit its parameter."""
+    def step(self, *, skip: gg.Tensor | None = None) -> None:
+        """Update every parameter that has a gradient. Raises ShapeError if a gradient does not fit its parameter.
+
+        skip: an int32 scalar on the device of the parameters. Where it is not 0 when the device gets there, parameters,
+        state and counters stay as they are.
+        """
         if self._without is None:
             self._without = [n for g in self.param_groups for n, p in zip(g.names, g["params"]) if p.grad is None]
         for group in self.param_groups:
@@ -175,6 +182,7 @@ class Optimizer:
                 if g is not None and g.shape != p.shape:
                     raise fail(ShapeError, self.name, f"{name} is {describe(p)} but its gradient is {describe(g)}")
             self._prepare(group)
+            group.skip = skip
             self.update(group, grads)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

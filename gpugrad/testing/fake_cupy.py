@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gpugrad.testing.emulator import Kernel, Module
+from gpugrad.testing.emulator import POINTERS, Kernel, Module
 from gpugrad.testing.fake_cublaslt import Library
 
 POISON = 0xFF
@@ -454,7 +454,7 @@ class RawKernel:
 
 def width(kind: str) -> int:
     """Bytes of an argument, from the emulator's name of its type."""
-    return 8 if kind[0] == "p" else int(kind[1:])
+    return 8 if kind[0] in POINTERS else int(kind[1:])
 
 
 handles: list[RawKernel] = []

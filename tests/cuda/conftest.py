@@ -12,6 +12,7 @@ from gpugrad import backends
 from gpugrad.backends import cuda
 from gpugrad.backends.launch import FLOATS
 from gpugrad.op import RAW, TABLE
+from gpugrad.ops import random
 from gpugrad.testing import fake_cupy
 from gpugrad.testing.emulator import compiler
 
@@ -42,10 +43,12 @@ def _watched(request, monkeypatch):
 def registered(backend):
     """A backend as device 'cuda', for the length of a test."""
     by_name, by_type = dict(backends._by_name), dict(backends._by_type)
+    counter = random.default._counter  # it moves to the device that draws
     backends.register(backend)
     try:
         yield backend
     finally:
+        random.default._counter = counter
         for table, before in ((backends._by_name, by_name), (backends._by_type, by_type)):
             table.clear()
             table.update(before)

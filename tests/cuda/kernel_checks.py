@@ -20,7 +20,7 @@ class Pair:
         self.backend, self.special = backend, op.impls.special
         self.kernel = backend.implement(op.fwd, op.impls.special)
         self.kernel.twin = None
-        self.twin = functools.partial(op.fwd, np)
+        self.twin = getattr(np, op.fwd) if isinstance(op.fwd, str) else functools.partial(op.fwd, np)
 
     def device(self, *arrays):
         return [None if a is None else self.backend.asarray(a) for a in arrays]

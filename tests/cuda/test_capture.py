@@ -82,5 +82,3 @@ def test_the_host_cannot_read_or_send_during_a_capture(double, read):
     a = gg.asarray(np.ones((), "float32")).to("cuda")
     with pytest.raises(fake_cupy.CUDARuntimeError, match="while a stream captures"), backends.get("cuda").capture():
         read(a)
-
-

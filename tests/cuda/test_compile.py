@@ -27,7 +27,7 @@ def test_compiles_without_spills(path, arch):
     assert cubin[:4] == b"\x7fELF"
     assert log.count("Compiling entry function") == len(names)
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    assert len(spills) == len(names)
+    assert len(spills) >= len(names)  # double pow is a function of its own
     assert set(spills) == {("0", "0")}, log
     stacks = re.findall(r"(\d+) bytes stack frame", log)
     assert set(stacks) == {"0"}, log
@@ -48,7 +48,8 @@ SINGLE = {
     "logsumexp_strided_bwd": "neighbours in memory belong to different rows",
     "im2col": "neighbours come from any offset", "col2im": "neighbours come from any offset",
     "max_pool2d": "windows", "max_pool2d_bwd": "windows", "max_pool2d_pick": "windows", "avg_pool2d": "windows",
-    "avg_pool2d_bwd": "windows", "attention": "bound by arithmetic", "attention_dq": "bound by arithmetic",
+    "avg_pool2d_bwd": "windows", "adaptive_avg_pool2d": "windows", "adaptive_avg_pool2d_bwd": "windows",
+    "attention": "bound by arithmetic", "attention_dq": "bound by arithmetic",
     "attention_dkv": "bound by arithmetic", "attention_slopes": "a small part of the materialised path",
     "scatter_rows": "rows of any width at any place",
 }  # fmt: skip

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import gpugrad as gg
+from gpugrad import nn
 from gpugrad.launch import attention as launch
+from gpugrad.testing import fake_cupy
 
 from .kernel_checks import Pair, check, wide
 
@@ -100,10 +103,21 @@ def test_shared_key_heads(backend, path, heads):
 
 
 def test_large_scores(backend, path):
-    """The largest score comes last, and differences overflow the exponential."""
+    """The largest score comes last, and differences overflow the exponential; whole numbers give exact scores."""
     t, q, k, v, _ = case(F32, 5, 140, 4, heads=(1, 1))
-    order = np.argsort((q @ k.swapaxes(2, 3))[0, 0, 0])
-    check_attention(backend, t, q, k[:, :, order], v, None, scale=200.0)
+    q, k = np.rint(3 * q), np.rint(3 * k)
+    k = k[:, :, np.argsort((q @ k.swapaxes(2, 3))[0, 0, 0])]
+    options = {"causal": False, "scale": 16.0}
+    forward, backward = Pair(backend, "attention"), Pair(backend, "attention_bwd")
+    out, lse = forward.run(q, k, v, None, **options)
+    want, want_lse = forward.twin(*map(wide, (q, k, v)), None, **options)
+    assert np.ptp(want_lse) > 100
+    check(out, want, F32)
+    check(lse, want_lse, F32)
+    grads = backward.run(t, q, k, v, None, out, lse, **options)
+    slope = backward.twin(*map(wide, (t, q, k, v)), None, want, want_lse, **options)[2]
+    assert all(np.isfinite(g).all() for g in grads)
+    np.testing.assert_allclose(grads[2], slope, atol=4 * np.spacing(np.float32(want_lse.max())))  # lse is rounded
 
 
 def test_infinite_and_missing_numbers(backend, path):
@@ -121,9 +135,7 @@ def test_infinite_and_missing_numbers(backend, path):
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(lse, want_lse, rtol=1e-5)
     assert np.isnan(out).any(3)[0, 0].tolist() == [False, False, True, True]
-    (dq, *_), (slope, *_) = (
-        run(t, q, k, v, mask, out, lse, **options) for run in (backward.run, backward.twin)
-    )
+    (dq, *_), (slope, *_) = (run(t, q, k, v, mask, out, lse, **options) for run in (backward.run, backward.twin))
     np.testing.assert_allclose(dq, slope, rtol=1e-4, atol=1e-5)
 
 
@@ -167,3 +179,43 @@ def test_geometry_fits_every_gpu():
         for d in (32, 64, 128):
             for itemsize in (4, 8):
                 assert launch.geometry(name, d, itemsize, 100, 3)[2] <= 64 * 1024
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary(backend, dtype, interleaved):
+    rng, pair = np.random.default_rng(0), Pair(backend, "rotary")
+    for shape in ((1, 2), (3, 5, 6), (2, 3, 33, 64), (2, 300, 16)):
+        x = rng.normal(size=shape).astype(dtype)
+        cos, sin = (rng.uniform(-1, 1, (shape[-2], shape[-1] // 2)).astype(dtype) for _ in range(2))
+        got = pair.run(x, cos, sin, interleaved=interleaved)
+        assert got.dtype == dtype
+        check(got, pair.twin(*map(wide, (x, cos, sin)), interleaved=interleaved), dtype)
+
+
+def test_misaligned_rotary(backend):
+    rng, pair = np.random.default_rng(0), Pair(backend, "rotary")
+    memory, cos, sin = (rng.normal(size=n).astype("float32") for n in (161, 40, 40))
+    x = backend.asarray(memory)[1:].reshape(2, 10, 8)
+    angles = [a.reshape(10, 4) for a in (cos, sin)]
+    got = pair.kernel(x, *pair.device(*angles), interleaved=False)
+    check(backend.to_numpy(got), pair.twin(*map(wide, (memory[1:].reshape(2, 10, 8), *angles)), interleaved=False), F32)
+
+
+def test_a_gpt_on_the_device_has_the_numbers_of_the_cpu(double):
+    """Loss and gradients; forward and backward go through the kernels."""
+    ids = np.random.default_rng(0).integers(0, 11, (2, 20))
+    host, there = (nn.GPT(11, 20, 16, 2, 2, generator=gg.random.Generator(0)).to(device=d) for d in ("cpu", "cuda:0"))
+    losses = []
+    for model, device in ((host, "cpu"), (there, "cuda:0")):
+        del fake_cupy.launched[:]
+        logits = model(gg.tensor(ids, device=device))
+        loss = nn.functional.cross_entropy(logits.reshape((40, 11)), gg.tensor(np.roll(ids, -1).ravel(), device=device))
+        loss.backward()
+        losses.append(loss.numpy())
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    for a, b in zip(host.parameters(), there.parameters()):
+        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-4, atol=1e-6)
+    for name in ("attention<float, 32>", "attention_dq<float, 32>", "attention_dkv<float, 32>", "rotary<float>"):
+        assert any(name == str(kernel) for kernel in fake_cupy.launched), name
+    start, source = gg.tensor(ids[:, :3], device="cuda:0"), gg.random.Generator(1)
+    assert there.generate(start, 3, generator=source).shape == (2, 6)

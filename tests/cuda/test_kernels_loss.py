@@ -132,3 +132,78 @@ def test_no_classes_and_no_rows(backend):
     assert loss.shape == lse.shape == (0,)
     with pytest.raises(TypeError):  # no kernel; the twin, absent here, would say what is wrong
         pair.run(np.empty((2, 0), "float32"), np.zeros(2, int), None, ignore_index=-100, smoothing=0.0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 33, 100, 257, 1000, 1025, 10_000, 32_768, 50_000])
+def test_xent_errors_stay_below_two_millionths(backend, classes):
+    """Loss and gradient of float32 logits against float64, sharp rows, shifted rows and the labels' three forms."""
+    logits = rng.normal(size=(6, classes)) * np.array([[1], [4], [20], [1], [4], [1]])
+    logits = (logits + np.array([[0], [0], [0], [1e3], [-50], [30]])).astype("float32")
+    t, soft = rng.random(6).astype("float32"), rng.random((6, classes))
+    soft = (soft / soft.sum(1, keepdims=True)).astype("float32")
+    forward, backward = Pair(backend, "softmax_xent"), Pair(backend, "softmax_xent_bwd")
+    for y, smoothing in ((rng.integers(0, classes, 6), 0.0), (rng.integers(0, classes, 6), 0.1), (soft, 0.0)):
+        options = {"ignore_index": -100, "smoothing": smoothing}
+        loss, lse = forward.run(logits, y, None, **options)
+        want, want_lse = forward.twin(wide(logits), wide(y), None, **options)
+        assert (np.abs(loss - want) / np.maximum(1, np.abs(want))).max() < 2e-6
+        grad = backward.run(t, logits, y, None, lse, **options)
+        slope = backward.twin(wide(t), wide(logits), wide(y), None, want_lse, **options)
+        assert np.abs(grad - slope).max() < 2e-6
+
+
+def test_xent_of_two_hundred_thousand_classes(backend, dtype):
+    for labels in ("int64", "soft"):
+        case = xent_case(1, 200_000, labels, False, dtype)
+        check_xent(backend, *case, ignore_index=-100, smoothing=0.0)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3])
+@pytest.mark.parametrize("labels", ["int32", "soft"])
+def test_xent_of_misaligned_rows(backend, dtype, offset, labels):
+    """Rows of an odd length start anywhere between two 16-byte boundaries, and so may the arrays."""
+    t, logits, y, weight = xent_case(3, 77, labels, True, dtype)
+    options = {"ignore_index": -100, "smoothing": 0.1}
+    forward, backward = Pair(backend, "softmax_xent"), Pair(backend, "softmax_xent_bwd")
+    (x,) = forward.device(np.concatenate([np.zeros(offset, dtype), logits.ravel()]))
+    t_, y_, w_ = forward.device(t, y, weight)
+    x = x[offset:].reshape(3, 77)
+    loss, lse = forward.kernel(x, y_, w_, **options)
+    wides = [wide(a) for a in (logits, y, weight)]
+    want, want_lse = forward.twin(*wides, **options)
+    check(backend.to_numpy(loss), want, dtype)
+    grad = backward.kernel(t_, x, y_, w_, lse, **options)
+    check(backend.to_numpy(grad), backward.twin(wide(t), *wides, want_lse, **options), dtype)
+
+
+@pytest.mark.parametrize("labels", ["int64", "soft"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [5, 600, 1300])
+def test_the_gradient_may_take_the_memory_of_the_logits(backend, dtype, scheduled, labels, smoothing, classes):
+    t, logits, y, weight = xent_case(3, classes, labels, True, dtype)
+    options = {"ignore_index": -100, "smoothing": smoothing}
+    _, lse = Pair(backend, "softmax_xent").run(logits, y, weight, **options)
+    pair = Pair(backend, "softmax_xent_bwd")
+    want = pair.run(t, logits, y, weight, lse, **options)
+    arrays = pair.device(t, logits, y, weight, lse)
+    with scheduled:
+        got = pair.kernel(*arrays, reuse=True, **options)
+    assert got is arrays[1]
+    assert np.array_equal(backend.to_numpy(got), want)
+    same = logits.copy()
+    assert pair.twin(t, same, y, weight, lse, reuse=True, **options) is same
+    assert np.array_equal(same, pair.twin(t, logits, y, weight, lse, **options))
+
+
+def test_xent_of_half_rows_of_minus_infinity(backend, dtype):
+    inf = np.inf
+    logits = np.array([[-inf] * 40, [-inf] * 39 + [3], [inf] * 40, [0] * 40], dtype)
+    options = {"ignore_index": -100, "smoothing": 0.0}
+    pair, soft = Pair(backend, "softmax_xent"), np.zeros((4, 40), dtype)
+    soft[:, 39] = 1
+    for y in (np.full(4, 39), soft):
+        loss, lse = pair.run(logits, y, None, **options)
+        with np.errstate(all="ignore"):
+            want, want_lse = pair.twin(wide(logits), wide(y), None, **options)
+        check(loss, want, dtype)
+        check(lse, want_lse, dtype)

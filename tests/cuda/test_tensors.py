@@ -72,7 +72,7 @@ def test_a_program_on_the_gpu_has_the_gradients_of_the_cpu(device, launched, pro
     want = gradients(program, arrays, "cpu")
     assert launched == []
     got = gradients(program, arrays, device)
-    assert launched == kernels
+    assert [name for name in launched if name in kernels] == kernels
     for g, w in zip(got, want):
         assert g.dtype == w.dtype
         np.testing.assert_allclose(g, w, rtol=1e-6, atol=1e-6)

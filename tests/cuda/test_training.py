@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import collections
+
 import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import nn, optim
+from gpugrad import data, nn, optim
 from gpugrad.testing import fake_cupy
 from gpugrad.testing.emulator import compiler
+from gpugrad.train import models
 
 pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("double")]
 
@@ -50,3 +53,41 @@ def test_same_losses_on_both_devices(build):
     np.testing.assert_allclose(cuda, cpu, rtol=1e-4)
     assert any("softmax_xent_bwd" in name for name in fake_cupy.launched)
     assert any("relu_bwd" in name for name in fake_cupy.launched)
+
+
+BATCH, MEAN, DEVIATION = 32, 4.9, 6.0  # of the digits' pixels
+
+
+def train_lenet(device, steps):
+    """(losses, kernels of the last step, functions of CuPy in it) of `gpugrad train`'s LeNet on real digits."""
+    images, labels, *_ = data.digits()
+    gg.random.seed(0)
+    model = models.lenet((1, 8, 8), 10).to(device=device)
+    optimizer, losses = optim.Adam(model.named_parameters(), lr=1e-2), []
+    for i in range(steps):
+        part = slice(i * BATCH, (i + 1) * BATCH)
+        x = gg.tensor(((images[part, None] - MEAN) / DEVIATION).astype("float32"), device=device)
+        y = gg.tensor(labels[part].astype("int64"), device=device)
+        fake_cupy.launched.clear()
+        fake_cupy.called.clear()
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss)
+    kernels = collections.Counter(name.partition("<")[0] for name in fake_cupy.launched)
+    return [loss.item() for loss in losses], kernels, len(fake_cupy.called)
+
+
+def test_lenet_on_digits_follows_the_cpu_in_few_launches(capsys):
+    pytest.importorskip("sklearn")
+    (cpu, *_), (cuda, kernels, functions) = train_lenet("cpu", 20), train_lenet("cuda", 20)
+    assert np.mean(cpu[-3:]) < 0.6 * cpu[0]
+    np.testing.assert_allclose(cuda, cpu, rtol=1e-4)
+    with capsys.disabled():
+        print(f"\nLeNet step: {sum(kernels.values())} kernels {dict(kernels)}, {functions} functions of CuPy")
+    convolution = {"im2col": 4, "col2im": 1}  # forward and weights of two layers; images need no gradient
+    expected = {**convolution, "max_pool2d": 2, "max_pool2d_bwd": 2, "softmax_xent": 1, "softmax_xent_bwd": 1}
+    assert {name: kernels[name] for name in expected} == expected
+    assert sum(kernels.values()) <= 30
+    assert functions <= 200

@@ -55,6 +55,19 @@ LAYERS = {
     "Conv2d(1 -> 2, 2x2, dilation=(2, 2))": (
         lambda: nn.Conv2d(1, 2, 2, dilation=2, generator=gen()), lambda: [apart(1, 1, 4, 4)],
     ),
+    "Conv1d(2 -> 4, 3, stride=(2,), padding=(1,), groups=2)": (
+        lambda: nn.Conv1d(2, 4, 3, 2, 1, groups=2, generator=gen()), lambda: [apart(2, 2, 6)],
+    ),
+    "ConvTranspose1d(2 -> 3, 3, stride=(2,), output_padding=(1,))": (
+        lambda: nn.ConvTranspose1d(2, 3, 3, 2, output_padding=1, generator=gen()), lambda: [apart(2, 2, 4)],
+    ),
+    "ConvTranspose2d(2 -> 4, 3x2, padding=(1, 0), groups=2, bias=False)": (
+        lambda: nn.ConvTranspose2d(2, 4, (3, 2), padding=(1, 0), groups=2, bias=False, generator=gen()),
+        lambda: [apart(1, 2, 3, 4)],
+    ),
+    "MaxPool1d(3, stride=(2,), dilation=(2,))": (lambda: nn.MaxPool1d(3, 2, dilation=2), lambda: [apart(2, 2, 9)]),
+    "MaxPool2d(2x2, ceil_mode=True)": (lambda: nn.MaxPool2d(2, ceil_mode=True), lambda: [apart(1, 2, 5, 5)]),
+    "AvgPool1d(2, padding=(1,))": (lambda: nn.AvgPool1d(2, padding=1), lambda: [apart(2, 2, 5)]),
     "MaxPool2d(2x2)": (lambda: nn.MaxPool2d(2), lambda: [apart(2, 2, 4, 5)]),
     "MaxPool2d(3x2, stride=(1, 2), padding=(1, 0))": (
         lambda: nn.MaxPool2d((3, 2), (1, 2), (1, 0)), lambda: [apart(1, 2, 4, 4)],

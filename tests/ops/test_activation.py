@@ -10,7 +10,9 @@ import pytest
 
 import gpugrad as gg
 from gpugrad.check import gradcheck
+from gpugrad.nn.functional import bias_act
 from gpugrad.op import TABLE
+from gpugrad.ops.activation import FROM_OUTPUT
 
 X = np.array([-5.0, -2.0, -0.7, -0.1, 0.2, 1.1, 2.5, 7.0])
 
@@ -32,6 +34,7 @@ FORMULAS = {
     "relu": (gg.relu, lambda x: max(x, 0)),
     "leaky_relu": (lambda x: gg.leaky_relu(x, 0.2), lambda x: x if x > 0 else 0.2 * x),
     "elu": (lambda x: gg.elu(x, 1.5), lambda x: x if x > 0 else 1.5 * math.expm1(x)),
+    "elu_down": (lambda x: gg.elu(x, -0.5), lambda x: x if x > 0 else -0.5 * math.expm1(x)),
     "selu": (gg.selu, lambda x: SELU_SCALE * (x if x > 0 else SELU_ALPHA * math.expm1(x))),
     "celu": (lambda x: gg.celu(x, 2.0), lambda x: x if x > 0 else 2.0 * math.expm1(x / 2.0)),
     "gelu": (gg.gelu, lambda x: x * phi(x)),
@@ -122,12 +125,13 @@ def test_an_unselected_unit_stays_zero_whatever_arrives():
     assert x.grad.tolist() == [0, 3]
 
 
-def test_relu_and_gelu_have_one_node_and_a_backward_op_of_their_own():
-    for name in ("relu", "gelu"):
+def test_one_node_each_and_a_backward_op_of_their_own():
+    for name in ("relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "softplus", "mish", "hardswish"):
         y = getattr(gg, name)(gg.Tensor(X).requires_grad_())
         assert (y.node.op.name, y.node.parents[0].op) == (name, None)
         assert TABLE[f"{name}_bwd"].differentiable
-    assert gg.relu(gg.Tensor(X).requires_grad_()).node.saved[1] is None, "relu keeps its output alone"
+        kept = [v is not None for v in y.node.saved]
+        assert kept == [name in (*FROM_OUTPUT, "elu"), name not in (*FROM_OUTPUT, "elu")]
 
 
 def test_logit_inverts_sigmoid():
@@ -156,3 +160,39 @@ def test_unusable_parameters_are_refused():
     ):
         with pytest.raises(gg.errors.DomainError, match=message):
             call()
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "none"])
+def test_bias_act_is_the_activation_of_the_sum(kind):
+    rng = np.random.default_rng(4)
+    a, c, t = rng.normal(size=(5, 2, 3)), rng.normal(size=3), rng.normal(size=(5, 2, 3))
+
+    def separate(x, b):
+        z = x + b
+        return z if kind == "none" else gg.gelu(z, "tanh") if kind == "gelu_tanh" else getattr(gg, kind)(z)
+
+    def run(f):
+        x, b = gg.tensor(a, requires_grad=True), gg.tensor(c, requires_grad=True)
+        y = f(x, b)
+        y.backward(gg.tensor(t))
+        return y, x.grad, b.grad
+
+    one = run(lambda x, b: bias_act(x, b, kind))
+    for got, want in zip(one, run(separate)):
+        np.testing.assert_allclose(got.data, want.data, rtol=1e-14, atol=1e-15)
+    y = bias_act(gg.tensor(a, requires_grad=True), gg.tensor(c), kind)
+    kept = [v is not None for v in y.node.saved[:2]]
+    assert kept == {"none": [False, False]}.get(kind, [kind in FROM_OUTPUT, kind not in FROM_OUTPUT])
+    assert bias_act(gg.tensor([1, 2]), gg.tensor([1, 1]), "sigmoid").dtype == np.float32
+
+
+def test_bias_act_refuses_what_does_not_fit():
+    x = gg.ones((2, 3))
+    for args, kind, message in (
+        ((x, gg.ones(2)), gg.errors.ShapeError, r"\[bias_act\] \(float32\[2, 3\], float32\[2\]\): expected a bias"),
+        ((x, gg.ones((2, 3))), gg.errors.ShapeError, "expected a bias"),
+        ((gg.ones(()), gg.ones(())), gg.errors.ShapeError, "expected a bias"),
+        ((x, gg.ones(3), "elu"), gg.errors.DomainError, r"activation is 'elu'; expected one of relu, "),
+    ):
+        with pytest.raises(kind, match=message):
+            bias_act(*args)

@@ -85,6 +85,29 @@ def test_conv1d_is_a_flat_conv2d():
     np.testing.assert_allclose(conv.conv1d(x, w, stride=2, padding=1, dilation=2, groups=2).numpy(), want, atol=1e-12)
 
 
+def test_conv_transpose1d_is_a_flat_conv_transpose2d():
+    x, w = RNG.normal(size=(2, 4, 5)), RNG.normal(size=(4, 3, 3))
+    got = conv.conv_transpose1d(x, w, stride=(2,), padding=1, output_padding=(1,), groups=2)
+    a = {"stride": (1, 2), "padding": (0, 1), "output_padding": (0, 1), "groups": 2}
+    want = conv.conv_transpose2d(x[:, :, None], w[:, :, None], **a).numpy()[:, :, 0]
+    assert got.shape == (2, 6, (5 - 1) * 2 - 2 + 2 + 1 + 1)
+    np.testing.assert_array_equal(got.numpy(), want)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: conv.conv1d(x[0], x),
+        lambda x: conv.conv_transpose1d(x, x[0]),
+        lambda x: conv.max_pool1d(x[0], 2),
+        lambda x: conv.avg_pool1d(x[0], 2),
+    ],
+)
+def test_signals_have_three_axes(call):
+    with pytest.raises(ShapeError, match=r"expected \(N, C, L\)"):
+        call(np.zeros((2, 2, 5)))
+
+
 def test_conv_transpose2d_is_the_adjoint_and_has_the_documented_size():
     x, w = RNG.normal(size=(2, 4, 3, 5)), RNG.normal(size=(4, 3, 3, 2))
     out = conv.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1)
@@ -174,10 +197,70 @@ def test_avg_pool2d_matches_its_definition(xs, k, s, p, d, ceil, out):
     np.testing.assert_allclose(conv.avg_pool2d(x, k, s, p).numpy(), want, atol=1e-14)
 
 
+@pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+def test_a_nan_is_the_largest_pixel_and_takes_the_gradient(kernel, stride, padding):
+    """In every window that holds one; others are not touched."""
+    x = RNG.normal(size=(1, 2, 6, 6))
+    x[0, 0, 2, 3] = np.nan
+    leaf = gg.tensor(x, requires_grad=True)
+    y = conv.max_pool2d(leaf, kernel, stride, padding)
+    t = RNG.normal(size=y.shape)
+    y.backward(gg.tensor(t))
+    lost, grad = np.isnan(y.numpy()), leaf.grad.numpy()
+    assert lost.any()
+    assert not lost[0, 1].any()
+    np.testing.assert_allclose(grad[0, 0, 2, 3], t[lost].sum())
+    np.testing.assert_allclose(grad.sum(), t.sum())
+    u = RNG.normal(size=x.shape)
+    tangent = TABLE["max_pool2d_pick"].impls[np.ndarray](
+        u, x, y.numpy(), kernel=(kernel,) * 2, stride=(stride,) * 2, padding=(padding,) * 2, dilation=(1, 1)
+    )
+    assert (tangent[lost] == u[0, 0, 2, 3]).all()
+    np.testing.assert_allclose((tangent * t).sum(), (u * grad).sum())  # the adjoint
+
+
+def test_the_padding_never_takes_the_gradient():
+    """Not even beside pixels that are -inf as it is."""
+    leaf = gg.tensor(np.full((1, 1, 4, 4), -np.inf), requires_grad=True)
+    y = conv.max_pool2d(leaf, 3, 2, 1)
+    y.backward(gg.ones(y.shape, dtype=gg.float64))
+    assert leaf.grad.numpy().tolist() == [[[[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_pooling_keeps_the_layout(last):
+    """Batch-last results, such as convolutions give, stay so, with and without padding."""
+    x = RNG.normal(size=(3, 2, 6, 5))
+    x = np.ascontiguousarray(x.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2) if last else x
+    for padding in ((0, 0), (1, 1)):
+        a = {"kernel": (2, 2), "stride": (2, 2), "padding": padding, "dilation": (1, 1)}
+        y = conv._max_pool2d(np, x, ceil_mode=False, **a)
+        for array in (y, conv._max_pool2d_bwd(np, y, x, y, **a)):
+            assert (array if not last else array.transpose(1, 2, 3, 0)).flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_sixteen_bit_types(name):
+    """Convolved and averaged in float32, rounded once."""
+    dtype = np.dtype(name) if name == "float16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    x, w = RNG.normal(size=(2, 3, 6, 5)).astype(dtype), RNG.normal(size=(4, 3, 3, 2)).astype(dtype)
+    wide = conv.conv2d(x.astype("float32"), w.astype("float32"), padding=1).numpy()
+    got = conv.conv2d(x, w, padding=1)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.numpy(), wide.astype(dtype))
+    np.testing.assert_array_equal(
+        conv.max_pool2d(x, 2, padding=1).numpy(), conv.max_pool2d(x.astype("f4"), 2, padding=1)
+    )
+    want = conv.avg_pool2d(x.astype("float32"), 2, padding=1).numpy().astype(dtype)
+    np.testing.assert_array_equal(conv.avg_pool2d(x, 2, padding=1).numpy(), want)
+
+
 def test_stride_defaults_to_the_kernel_and_integers_pool_too():
     x = np.arange(16).reshape(1, 1, 4, 4)
     assert conv.max_pool2d(x, 2).tolist() == [[[[5, 7], [13, 15]]]]
     assert conv.max_pool1d(np.arange(6.0).reshape(1, 1, 6), 3).tolist() == [[[2.0, 5.0]]]
+    assert conv.max_pool1d(np.arange(5.0).reshape(1, 1, 5), (3,), ceil_mode=True).tolist() == [[[2.0, 4.0]]]
+    assert conv.avg_pool1d(np.arange(6.0).reshape(1, 1, 6), 3).tolist() == [[[1.0, 4.0]]]
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 2), (1, 1), (5, 4)])

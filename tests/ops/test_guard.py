@@ -21,9 +21,7 @@ def test_finite_values_pass_unchanged_with_their_gradient():
 def test_the_first_offender_is_named(bad):
     x = np.ones((3, 4), "float32")
     x[1, 2:] = bad
-    with pytest.raises(
-        DomainError, match=rf"the loss is {bad} at \[1, 2\];(.|\n)*gg.assert_finite"
-    ):
+    with pytest.raises(DomainError, match=rf"the loss is {bad} at \[1, 2\];(.|\n)*gg.assert_finite"):
         gg.assert_finite(gg.asarray(x), "the loss")
 
 

@@ -285,3 +285,40 @@ def test_binary_cross_entropy_is_finite_up_to_1e4(dtype):
             cost.numpy(), np.maximum((1 - 2 * y) * x, 0) + (x == 0) * np.log(2), rtol=1e-6, atol=1e-6
         )
         np.testing.assert_allclose(leaf.grad.numpy(), (x > 0) + 0.5 * (x == 0) - y, atol=1e-6)
+
+
+def test_the_gradient_takes_the_memory_of_logits_that_nobody_else_holds(monkeypatch):
+    """One array of the logits' size less; a caller who keeps the logits finds them unchanged."""
+    x, w, y = RNG.normal(size=(40, 7)), RNG.normal(size=(7, 90)), RNG.integers(0, 90, 40)
+    asked, run = [], TABLE["softmax_xent_bwd"].impls[np.ndarray]
+
+    def watched(*arrays, reuse=False, **attrs):
+        asked.append(reuse)
+        return run(*arrays, reuse=reuse, **attrs)
+
+    monkeypatch.setitem(gg.op.RAW, np.ndarray, gg.op.Raw(np.ndarray))
+    monkeypatch.setattr(gg.op.RAW[np.ndarray], "softmax_xent_bwd", watched, raising=False)
+    want = None
+    for hold in (True, False):
+        leaf = gg.tensor(w, requires_grad=True)
+        logits = gg.tensor(x) @ leaf
+        before = logits.numpy().copy()
+        loss = softmax_xent(logits, y).sum()
+        if not hold:
+            del logits
+        loss.backward()
+        want = leaf.grad.numpy().copy() if want is None else want
+        np.testing.assert_array_equal(leaf.grad.numpy(), want)
+        if hold:
+            np.testing.assert_array_equal(logits.numpy(), before)
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("of", ["weight", "labels"])
+def test_other_gradients_do_not_take_the_logits(of):
+    x, y, w = RNG.normal(size=(4, 5)), RNG.random((4, 5)), RNG.random(5)
+    weight, labels = (gg.tensor(a, requires_grad=of == name) for a, name in ((w, "weight"), (y, "labels")))
+    softmax_xent(gg.tensor(x) * 1, labels, weight).sum().backward()
+    got = (weight if of == "weight" else labels).grad.numpy()
+    log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
+    np.testing.assert_allclose(got, -(y * log_p).sum(0) if of == "weight" else -log_p * w)

@@ -252,3 +252,30 @@ def test_norm_at_zero_has_no_nan_in_any_row():
             gg.norm(x, 1, ord=ord).sum().backward()
             assert x.grad.tolist()[0] == [0, 0]
             assert np.all(np.isfinite(x.grad.data))
+
+
+@pytest.mark.parametrize("shape, axis", [
+    ((50_001, 3), 0), ((20_000, 33), 0), ((3000, 1100), 0), ((3, 2000, 10), 1), ((40, 50, 30), (0, 1)),
+    ((1, 20_000), 0), ((1, 20_000), 1), ((20_000, 1), 0),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sums_over_leading_axes_are_accurate(shape, axis, dtype):
+    """NumPy adds up the rows one by one, with errors of 1e-6 to 5e-6 here."""
+    x = (np.random.default_rng(4).random(shape) / 32).astype(dtype)
+    want = x.astype("float64").sum(axis)
+    wide = "float32" if dtype == "float16" else None
+    for got in (gg.sum(x, axis, dtype=wide), gg.sum(x, axis, dtype=wide, keepdims=True)):
+        assert got.dtype == "float32"
+        np.testing.assert_allclose(got.numpy().reshape(want.shape), want, rtol=6e-7)
+    if dtype == "float32":
+        np.testing.assert_allclose(gg.mean(x, axis).numpy() * (x.size / want.size), want, rtol=7e-7)
+        np.testing.assert_allclose(gg.var(x, axis).numpy(), x.astype("float64").var(axis), rtol=2e-6)
+        turned = gg.transpose(gg.tensor(x))
+        mirrored = tuple(x.ndim - 1 - a for a in np.atleast_1d(axis))
+        np.testing.assert_allclose(gg.sum(turned, mirrored).numpy(), want.T, rtol=6e-7)
+
+
+def test_sums_of_columns_keep_nan_and_infinity_to_themselves():
+    x = np.ones((5000, 8), "float32")
+    x[4999, 1], x[17, 2] = np.nan, np.inf
+    assert np.array_equal(gg.sum(x, 0).numpy(), [5000, np.nan, np.inf] + [5000] * 5, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Samples for gpugrad/ops/attention.py. attention_bwd takes neither out nor log-sum-exp, or it would see them as inputs.
+"""Samples for gpugrad/ops/attention.py. attention_bwd takes no out and no log-sum-exp, or they would be inputs.
 
 Float masks are float32: a constant, which the op does not differentiate.
 """
