@@ -16,7 +16,7 @@ def synchronize(device: str = "cuda") -> None:
 def memory(device: str = "cuda") -> dict[str, int]:
     """Bytes of a GPU: `used`, `reserved`, `limit`, `free`, `total`.
 
-    used: by arrays. reserved: these, and what is kept for later ones; limit bounds it, 0 where there is none. What others
+    used: by arrays. reserved: these, and what is kept for later ones; limit bounds it, 0 for none. What others
     use on the same GPU, and CUDA itself, is total - free - reserved. Raises DeviceError for the CPU, whose memory is
     NumPy's.
     """

@@ -1,8 +1,8 @@
 // What a reduction keeps of the elements it has met: a state, how it takes one more, and how two become one.
 //
-// In each struct: none() is the state of no elements; add(s, v, i, nth) takes the element v at place i, the 1/nth-th that s
-// gets; merge(a, b) is the state of both, a's elements first; result(s, divisor, sign) is what is wanted of it. Of all the
-// elements of a result origin(v), with v the first of them, is taken away first.
+// In each struct: none() is the state of no elements; add(s, v, i, nth) takes the element v at place i, with nth = 1 / (how
+// many s then has); merge(a, b) is the state of both; result(s, divisor, sign) is what is wanted of it. Before that, every
+// element of a result loses origin(v), v being the first of them.
 #pragma once
 #include "softmax.cuh"
 
@@ -27,7 +27,9 @@ struct Largest {
 };
 
 template <class A> struct Place { A value; long long index; };
-template <class A> __device__ __forceinline__ Place<A> exchange(Place<A> s, int d) { return {exchange(s.value, d), exchange(s.index, d)}; }
+template <class A> __device__ __forceinline__ Place<A> exchange(Place<A> s, int distance) {
+    return {exchange(s.value, distance), exchange(s.index, distance)};
+}
 
 struct First {
     template <class A> using State = Place<A>;
@@ -42,13 +44,15 @@ struct First {
 };
 
 template <class A> struct Spread { A n, mean, squares; };
-template <class A> __device__ __forceinline__ Spread<A> exchange(Spread<A> s, int d) { return {exchange(s.n, d), exchange(s.mean, d), exchange(s.squares, d)}; }
+template <class A> __device__ __forceinline__ Spread<A> exchange(Spread<A> s, int distance) {
+    return {exchange(s.n, distance), exchange(s.mean, distance), exchange(s.squares, distance)};
+}
 
 struct Moments {
     template <class A> using State = Spread<A>;
     template <class A> PURE A origin(A v) { return v; } // a mean far from 0 costs no digits
     template <class A> PURE Spread<A> none() { return {A(0), A(0), A(0)}; }
-    template <class A> PURE void add(Spread<A>& s, A v, long long, A nth) { // nth: 1 / (how many, with this one)
+    template <class A> PURE void add(Spread<A>& s, A v, long long, A nth) {
         A d = v - s.mean;
         s.n += 1, s.mean += d * nth, s.squares += d * (v - s.mean);
     }

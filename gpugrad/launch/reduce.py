@@ -59,14 +59,21 @@ def reduce(
 
     That is with strided arrays, which would be copied, and with a few elements a result, which leave a team idle.
     """
-    found = extents(x.shape, axis) if launch.takes(x) and x.flags.c_contiguous else None
-    if found is None or x.size == 0 or found[1] < 2 or found[1] * found[2] < 16:
+    if not launch.takes(x) or not x.flags.c_contiguous or x.size == 0:
         return NotImplemented
-    outer, reduced, inner = found
     acc = np.dtype("float64" if x.dtype.itemsize == 8 else "float32")
     dtype = x.dtype if dtype is None else np.dtype(dtype)
     if dtype not in (x.dtype, acc, np.dtype("int64")):
         return NotImplemented
+    found = extents(x.shape, axis)
+    if found is None and state in ("Sum", "Largest"):  # the axes behind the last kept one, then the others
+        kept = max([a for a in range(max(axis)) if a not in axis and x.shape[a] != 1])
+        x = reduce(launch, state, x, tuple([a for a in axis if a > kept]), True, acc, 1.0, sign)
+        out = x if x is NotImplemented else reduce(launch, state, x, axis, keepdims, acc, divisor, sign)
+        return out if out is NotImplemented else out.astype(dtype, copy=False)
+    if found is None or found[1] < 2 or found[1] * found[2] < 16:
+        return NotImplemented
+    outer, reduced, inner = found
     shape = [1 if i in axis else n for i, n in enumerate(x.shape) if keepdims or i not in axis]
     out, xp, types = launch.xp.empty(tuple(shape), dtype), launch.xp, (x.dtype, state)
     form = (divisor, sign, STORED if dtype == x.dtype else WIDE)
