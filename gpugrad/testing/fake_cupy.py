@@ -15,6 +15,8 @@ import ctypes
 import functools
 import inspect
 import json
+import math
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -421,8 +423,8 @@ schedule: dict[str, Any] = {}
 class RawKernel:
     """A kernel of a RawModule, launched on the emulator under the schedule of `scheduled`."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Kernel, most: int = 1024) -> None:
+        self._kernel, self._most = kernel, most
         self.max_dynamic_shared_size_bytes = 48 * 1024
         handles.append(self)
         self.kernel = types.SimpleNamespace(ptr=len(handles))
@@ -434,6 +436,8 @@ class RawKernel:
         """Run it; `args` is a list of arguments or the address of an array of their addresses."""
         if shared > self.max_dynamic_shared_size_bytes:
             raise CUDARuntimeError("CUDA_ERROR_INVALID_VALUE: more dynamic shared memory than the kernel asked for")
+        if math.prod(block) > self._most:
+            raise CUDARuntimeError(f"CUDA_ERROR_INVALID_VALUE: {math.prod(block)} threads, declared are {self._most}")
         launched.append(self._kernel.name)
         run = self._kernel.launch_pointers if isinstance(args, int) else self._kernel
         if Stream.capturing is None:
@@ -505,7 +509,8 @@ class RawModule:
         if name in self._names:
             self.compile()
             assert self._module is not None
-            return RawKernel(self._module[name])
+            bound = re.search(rf"__launch_bounds__\((\d+)[^)]*\)\s*{name.partition('<')[0]}\s*\(", self._code)
+            return RawKernel(self._module[name], int(bound[1]) if bound else 1024)
         return RawKernel(Module(self._code, [name], flags=self._flags)[name])
 
 

@@ -378,6 +378,15 @@ def test_every_kind_of_argument_arrives_on_both_paths(backend, dtype):
     assert list(run(backend.asarray(np.ones(1, dtype)))) == [1 + 4 + 8 + 16 + 1 + 64, 2 + 4 + 16 + 16 + 1 + 64]
 
 
+def test_more_threads_than_declared_are_refused(backend):
+    def call(launch, x):
+        launch.tiles("probe", (x.dtype,), (x, None, 1, 2, 4, 8, 16, True, bytes(12)), (1,), (512,))
+
+    run = backend.implement("exp", {"cuda": Kernel("probe", "probe", call, SOURCE)})
+    with pytest.raises(fake_cupy.CUDARuntimeError, match="512 threads, declared are 256"):
+        run(backend.asarray(np.ones(1)))
+
+
 def test_a_wrong_number_of_arguments_is_refused(backend):
     def call(launch, x):
         launch.map("relu_bwd", (x.dtype,), (x, x, 1), 1)

@@ -14,6 +14,26 @@ from .nvrtc import MISSING, NO_TOOL, compile_text, disassembled, disassembler, t
 
 pytestmark = pytest.mark.skipif(toolkit() is None, reason=MISSING)
 
+BOUNDS = re.compile(r"__global__ void (?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?(\w+)\(")
+
+
+def threads(path, mangled):
+    """The largest block that a kernel may be launched with: what it declares (0 if by a formula, which the compiler
+    keeps to), else 1024 for teams a row and 256 for maps."""
+    text = path.read_text()
+    for bound, name in BOUNDS.findall(text):
+        if re.match(rf"_Z{len(name)}{name}(?=[IPEv])", mangled) or mangled == name:
+            body = text[text.index(f"{name}(") :].partition("\n}")[0]
+            return (
+                (int(bound) if bound.isdecimal() else 0)
+                if bound
+                else 1024
+                if "row_number" in body or "row_team" in body
+                else 256
+            )
+    raise AssertionError(f"{mangled} is no kernel of {path.name}")
+
+
 ARCHITECTURES = [70, 75, 80, 86, 89, 90, 100, 120]
 
 
@@ -31,6 +51,8 @@ def test_compiles_without_spills(path, arch):
     assert set(spills) == {("0", "0")}, log
     stacks = re.findall(r"(\d+) bytes stack frame", log)
     assert set(stacks) == {"0"}, log
+    for kernel, used in re.findall(r"Compiling entry function '(\w+)'(?:.|\n)*?Used (\d+) registers", log):
+        assert int(used) * threads(path, kernel) <= 65536, f"{kernel}: {used} registers a thread, too many to launch"
 
 
 # 16-byte loads and stores in the machine code of each kernel that is bound by bandwidth: so many at least
