@@ -24,6 +24,7 @@ from gpugrad import backends
 from gpugrad.backends import cuda
 from gpugrad.kernel import Kernel
 from gpugrad.op import TABLE
+from gpugrad.ops import optim as _optim  # noqa: F401 - fills the table
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12, "float16": 2e-3, "bfloat16": 2e-2}
 REPEATS = 10  # launches in a timed graph
@@ -212,6 +213,57 @@ def _max_pool2d_bwd(m: Maker) -> Any:
 def _max_pool2d_pick(m: Maker) -> Any:
     x = m.x(*planes(m))
     return [m.x(*x.shape), x, implementation(m.backend, "max_pool2d")(x, ceil_mode=False, **MAX)], MAX
+
+
+def model(m: Maker) -> list[tuple[int, ...]]:
+    """Shapes of the parameters of a network: 24 tensors, 134 million elements."""
+    width = m.size(20, 4096)
+    return [shape for _ in range(8) for shape in ((width, width), (width,), (width,))]
+
+
+def stepping(states: int, vectors: int = 0, unused: int = 0, **options: Any) -> Case:
+    """An optimiser's step of a whole model, with `unused` empty lists of states and more vectors beside the counts."""
+
+    def build(m: Maker) -> Any:
+        shapes, wide = model(m), m.dtype if m.dtype.itemsize > 2 else np.dtype("float32")
+        lists = [[m.positive(*s, dtype=wide) for s in shapes] for _ in range(states)]
+        counters = [m.scalar(1.0, "float64") + m.backend.xp.zeros(len(shapes)) for _ in range(1 + vectors)]
+        params, grads = ([m.x(*s) for s in shapes] for _ in "pg")
+        absent = [[] for _ in range(unused)]
+        return [params, *lists, *absent, *counters, grads, m.scalar(0.01, "float64")], options
+
+    return build
+
+
+ADAM = {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6}
+case("sgd")(stepping(1, weight_decay=0.1, momentum=0.9, dampening=0.0, nesterov=True))
+case("adagrad")(stepping(1, weight_decay=0.1, lr_decay=0.1, eps=1e-6))
+case("adadelta")(stepping(2, weight_decay=0.1, rho=0.9, eps=1e-6))
+case("rmsprop")(stepping(1, weight_decay=0.1, alpha=0.9, eps=1e-6, momentum=0.0, unused=2))
+case("adam")(stepping(2, **ADAM, decoupled=True, unused=1))
+case("adamax")(stepping(2, **ADAM))
+case("nadam")(stepping(2, 1, **ADAM, momentum_decay=0.004))
+case("global_norm")(lambda m: ([m.x(*s) for s in model(m)], {"ord": 2.0}))
+case("clamp_into")(lambda m: ([[m.x(*s) for s in model(m)]], {"limit": 0.5}))
+case("scale_into")(lambda m: ([[m.x(*s) for s in model(m)], m.scalar(2.0, "float32")], {"limit": 1.0}))
+case("unscale_into")(lambda m: ([[m.x(*s) for s in model(m)], flag(m), m.scalar(4.0, "float32")], {}))
+
+
+def flag(m: Maker) -> Any:
+    """Nothing has overflowed."""
+    return m.scalar(0, "int32")
+
+
+@case("average_into")
+def _average_into(m: Maker) -> Any:
+    wide = m.dtype if m.dtype.itemsize > 2 else "float32"
+    averages = [m.x(*s, dtype=wide) for s in model(m)]
+    return [averages, m.backend.xp.zeros(len(averages)), [m.x(*s) for s in model(m)]], {"decay": 0.99}
+
+
+@case("next_scale")
+def _next_scale(m: Maker) -> Any:
+    return [m.scalar(8.0, "float32"), flag(m), [flag(m)]], {"growth": 2.0, "backoff": 0.5, "interval": 1}
 
 
 def implementation(backend: Any, name: str) -> Any:

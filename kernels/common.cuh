@@ -141,3 +141,10 @@ __device__ __forceinline__ void report(Mailbox* box, int site, long long row, lo
         done = true;
     }
 }
+
+// --- positions --------------------------------------------------------------------------------------------------------
+
+// a / b of numbers that are not negative: a division of 64 bits costs several of 32.
+__device__ __forceinline__ long long quotient(long long a, long long b) {
+    return (a | b) >> 32 ? a / b : (long long)(unsigned(a) / unsigned(b));
+}

@@ -9,21 +9,23 @@ from typing import Any
 
 import gpugrad as gg
 from gpugrad import losses
-from gpugrad.errors import DomainError, RangeError, ShapeError, fail
+from gpugrad.errors import DomainError, ShapeError, fail
 from gpugrad.ops import activation, conv, linalg
 from gpugrad.ops.activation import *
 from gpugrad.ops.activation import bias_act
 from gpugrad.ops.attention import rotary, scaled_dot_product_attention
-from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, rms_norm
+from gpugrad.ops.index import embedding
+from gpugrad.ops.normalize import add_layer_norm, add_rms_norm, batch_norm, group_norm, layer_norm, rms_norm
 from gpugrad.ops.random import dropout
 from gpugrad.ops.softmax import log_softmax, softmax
 
 __all__ = [
-    "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "batch_norm", "bias_act", "bilinear", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "categorical_hinge", "conv1d", "conv2d", "conv_transpose1d",
-    "conv_transpose2d", "cross_entropy", "dropout", "embedding", "group_norm", "hinge", "huber_loss", "kl_div",
-    "l1_loss", "layer_norm", "linear", "log_softmax", "max_pool1d", "max_pool2d", "mse_loss", "nll_loss", "rms_norm",
-    "rotary", "scaled_dot_product_attention", "smooth_l1_loss", "softmax", "squared_hinge",
+    "adaptive_avg_pool2d", "add_layer_norm", "add_rms_norm", "avg_pool1d", "avg_pool2d", "batch_norm", "bias_act",
+    "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits", "categorical_hinge", "conv1d",
+    "conv2d", "conv_transpose1d", "conv_transpose2d", "cross_entropy", "dropout", "embedding", "group_norm",
+    "hinge", "huber_loss", "kl_div", "l1_loss", "layer_norm", "linear", "log_softmax", "max_pool1d", "max_pool2d",
+    "mse_loss", "nll_loss", "rms_norm", "rotary", "scaled_dot_product_attention", "smooth_l1_loss", "softmax",
+    "squared_hinge",
 ]  # fmt: skip
 __all__ += activation.__all__
 
@@ -113,15 +115,6 @@ def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> gg.Tensor:
     """The means of output_size (a number or a pair) windows that cover (N, C, H, W) evenly."""
     return conv.adaptive_avg_pool2d(x, output_size)  # type: ignore[no-any-return]
-
-
-def embedding(ids: Any, weight: Any) -> gg.Tensor:
-    """Rows of weight (rows, dim) by integers (...): (..., dim). Raises RangeError for an id that is no row."""
-    ids, rows = gg.asarray(ids), weight.shape[0]
-    losses.check(
-        "embedding", ids, "id", f"a row from 0 to {rows - 1}", lambda v: (v < 0) | (v >= rows), kind=RangeError
-    )
-    return gg.take(weight, ids, axis=0)  # type: ignore[no-any-return]
 
 
 # --- losses with a torch name -------------------------------------------------------------------------------

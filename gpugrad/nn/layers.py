@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import gpugrad as gg
-from gpugrad.errors import DomainError, ShapeError, fail, here
+from gpugrad.errors import DomainError, RangeError, ShapeError, fail, here
 from gpugrad.nn import functional as F
 from gpugrad.nn import init
 from gpugrad.nn.module import Module, Sequential
@@ -508,23 +508,25 @@ class GroupNorm(Module):
 class Embedding(Module):
     """Row ids to rows of `weight` (num_embeddings, embedding_dim): integers (...) to (..., embedding_dim).
 
-    The weight starts standard normal. Repeated ids add their gradients in a fixed order.
+    The weight starts standard normal. Repeated ids add their gradients in a fixed order. padding_idx: the row, from
+    the end if negative, that starts as zeros and gets no gradient. Raises RangeError if there is no such row.
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, *,
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
         generator: Any = None, dtype: Any = None, device: str | None = None,
     ) -> None:  # fmt: skip
         positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.weight = init.normal(
-            (num_embeddings, embedding_dim), generator=generator, dtype=dtype, device=device
-        ).requires_grad_()
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise fail(RangeError, "Embedding", f"padding_idx is {padding_idx}; there are {num_embeddings} rows")
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
+        weight = init.normal((num_embeddings, embedding_dim), generator=generator, dtype=dtype, device=device)
+        self.weight = (weight if padding_idx is None else weight.at[padding_idx].set(0)).requires_grad_()
 
     def forward(self, ids: gg.Tensor) -> gg.Tensor:
         """(...) to (..., embedding_dim)."""
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.weight, self.padding_idx)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
-        """'rows -> dim'."""
-        return f"{self.num_embeddings} -> {self.embedding_dim}"
+        """'rows -> dim', and what is not the default."""
+        return f"{self.num_embeddings} -> {self.embedding_dim}" + settings(padding_idx=(self.padding_idx, None))

@@ -19,16 +19,13 @@ from gpugrad.define import general, linear, multilinear, nondiff
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
 from gpugrad.launch import index as launch
+from gpugrad.launch.index import ARRAY, FULL, Index, block
 from gpugrad.op import RECORDING
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.shape import astype, broadcast_to, flatten, operand, reshape
 from gpugrad.tensor import Tensor
 
 __all__ = ["argsort", "nonzero", "one_hot", "searchsorted", "sort", "take", "take_along_axis", "topk"]
-
-ARRAY = "array"
-FULL = slice(None)
-Index = tuple[Any, ...]
 
 
 # --- templates --------------------------------------------------------------------------------------------
@@ -74,16 +71,6 @@ def raw_index(x: Tensor, index: Any) -> Index:
     """An index expression as x's array library takes it."""
     template, arrays, _ = parse(x, index)
     return fill(template, [a.data for a in arrays])
-
-
-def block(index: Index, arrays: Any) -> tuple[int, int]:
-    """(first axis, number of axes) if integer arrays index neighbouring axes and all others are whole; else (0, 0)."""
-    first = next((i for i, entry in enumerate(index) if isinstance(entry, str)), 0)
-    after = first + len(arrays)
-    alone = all(e == FULL for e in index[:first]) and all(e is Ellipsis or e == FULL for e in index[after:])
-    if alone and all(isinstance(e, str) for e in index[first:after]) and all(a.dtype.kind != "b" for a in arrays):
-        return first, len(arrays)
-    return 0, 0
 
 
 # --- table ------------------------------------------------------------------------------------------------
@@ -201,6 +188,27 @@ def spread(F: Any, t: Any, shape: tuple[int, ...], arrays: Any, index: Index, di
     return out
 
 
+def _embedding_cpu(xp: Any, weight: Any, ids: Any, padding: int | None) -> Any:
+    rows = len(weight)
+    if ids.size and (ids.min() < 0 or ids.max() >= rows):
+        at = tuple(np.argwhere((ids < 0) | (ids >= rows))[0].tolist())
+        raise fail(RangeError, "embedding", f"id is {ids[at]} at {list(at)}, expected a row from 0 to {rows - 1}")
+    return weight[ids]
+
+
+def _unpadded(F: Any, t: Any, ids: Any, padding: int | None) -> Any:
+    """Rows t, those of the padding set to 0."""
+    return t if padding is None else F.where(F.reshape(F.not_equal(ids, padding), shape=(*ids.shape, 1)), t, 0.0)
+
+
+def _embedding_vjp(F: Any, t: Any, _out: Any, weight_shape: Any, ids: Any, *, padding: int | None) -> Any:
+    return F.scatter_rows(_unpadded(F, t, ids, padding), ids, rows=weight_shape[0], distinct=False)
+
+
+def _embedding_jvp(F: Any, ts: Any, _out: Any, _weight: Any, ids: Any, *, padding: int | None) -> Any:
+    return _unpadded(F, F.embedding(ts[0], ids, padding=padding), ids, padding)
+
+
 _getitem = linear(
     "getitem", lambda xp, x, index: x[index],
     lambda F, t, _out, x_shape, index: F.unslice(t, index=index, shape=x_shape),
@@ -212,7 +220,7 @@ _unslice_op = linear(
 _gather_op = multilinear(
     "gather", _gather,
     lambda F, t, _out, x_shape, *arrays, index, distinct: spread(F, t, x_shape, arrays, index, distinct),
-    promotes=False, doc="x at an index that holds arrays; distinct: no element is named twice.",
+    promotes=False, cuda=launch.gather, doc="x at an index that holds arrays; distinct: no element is named twice.",
 )  # fmt: skip
 _scatter_rows_op = multilinear(
     "scatter_rows", _scatter_rows,
@@ -223,10 +231,16 @@ _scatter_rows_op = multilinear(
 _put_op = general(
     "put", _put,
     lambda F, t, _out, _x, _v, *arrays, index, distinct: F.put(t, 0.0, *arrays, index=index, distinct=distinct),
-    _put_value_vjp, jvp=_put_jvp, doc="A copy of x with v at the index; of a place named twice the last value stays.",
+    _put_value_vjp, jvp=_put_jvp, cuda=launch.put,
+    doc="A copy of x with v at the index; of a place named twice the last value stays.",
 )  # fmt: skip
 _positions_op = nondiff(
-    "positions", _positions, attrs=True, promotes=False, doc="Flat positions of the elements that an index selects.",
+    "positions", _positions, attrs=True, promotes=False, cuda=launch.positions,
+    doc="Flat positions of the elements that an index selects.",
+)  # fmt: skip
+_embedding_op = general(
+    "embedding", lambda xp, weight, ids, padding: weight[ids], _embedding_vjp, jvp=_embedding_jvp,
+    cpu=_embedding_cpu, cuda=launch.embedding, doc="Rows of weight; those of number `padding` let no gradient through.",
 )  # fmt: skip
 _last_op = nondiff("last_written", _last_written, attrs=True, promotes=False)
 
@@ -245,7 +259,7 @@ def getitem(x: Tensor, index: Any) -> Any:
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """Elements (of the flattened array) or whole slices of an axis, by integer positions of any shape.
 
-    Raises RangeError with the first position out of range (on the CPU).
+    Raises RangeError with the first position out of range; on a GPU at the next host read.
     """
     x = operand(x, "take")
     if axis is None:
@@ -259,6 +273,21 @@ def _integers(x: Tensor, indices: Any, op: str) -> Tensor:
     if ids.dtype.kind == "b":
         raise fail(DTypeError, op, "indices are integers, not booleans")
     return reshape(ids, ()) if isinstance(indices, (int, np.integer)) else ids  # type: ignore[no-any-return]
+
+
+def embedding(ids: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """Rows of weight (rows, dim) by integers (...): (..., dim). Gradients of a row named several times add up.
+
+    padding_idx: the row, from the end if negative, that gets no gradient. Raises RangeError for an id, or a
+    padding_idx, that is no row; DTypeError for ids that are no integers, ShapeError for another weight.
+    """
+    w = operand(weight, "embedding")
+    ids, rows = _integers(w, ids, "embedding"), w.shape[:1]
+    if w.ndim != 2:
+        raise fail(ShapeError, "embedding", f"weight {describe(w)}: expected (rows, dim)")
+    if padding_idx is not None and not -rows[0] <= padding_idx < rows[0]:
+        raise fail(RangeError, "embedding", f"padding_idx is {padding_idx}; weight {describe(w)} has no such row")
+    return _embedding_op(w, ids, padding=None if padding_idx is None else padding_idx % rows[0])
 
 
 def take_along_axis(x: Any, indices: Any, axis: int = -1, *, distinct: bool = False) -> Any:

@@ -1,26 +1,29 @@
 """In-place optimiser steps: one call updates every parameter of a group, as one kernel launch may.
 
-Every update op takes `(params, *state lists, step, grads, lr, **constants)`. Lists run in parallel; a gradient that
-is None skips its parameter. `step` (float64, one count a parameter, advanced here) and `lr` (float64, 0-d) live on
-the device and are never read by the host, so that a captured step replays with new values. Gradients are not
-changed. float16 and bfloat16 parameters keep float32 state and are updated in float32.
+Every stepping op takes `(params, *state lists, step, grads, lr, skip=None, **constants)`. Lists run in parallel; a
+gradient that is None skips its parameter. `step` (float64, one count a parameter, advanced here), `lr` (float64, 0-d)
+and `skip` (int32, 0-d: nothing happens unless it is 0) live on the device and are never read by the host, so that a
+captured step replays with new values. Gradients are not changed. float16 and bfloat16 parameters keep float32 state
+and are updated in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from gpugrad.define import nondiff, update
+from gpugrad.launch import optim as launch
 
 __all__ = [
-    "adadelta", "adagrad", "adam", "adamax", "average_into", "clamp_into", "global_norm", "nadam", "rmsprop",
-    "scale_into", "sgd",
+    "adadelta", "adagrad", "adam", "adamax", "average_into", "clamp_into", "global_norm", "nadam", "next_scale",
+    "rmsprop", "scale_into", "sgd", "unscale_into",
 ]  # fmt: skip
 
 BLOCK = 1 << 17  # elements: the few arrays a block touches stay in a CPU cache between its passes
+RUN = 2048  # elements that a product sums in their own type
 
 
 def working(dtype: Any) -> Any:
@@ -231,9 +234,29 @@ def _average_into(xp: Any, averages: Any, step: Any, params: Any, *, decay: floa
         xp.add(a, t, out=a)
 
 
-def _scale_into(xp: Any, arrays: Any, factor: Any) -> None:
+def _scale_into(xp: Any, arrays: Any, factor: Any, *, limit: float | None = None) -> Any:
+    if limit is not None:
+        factor = limit / xp.maximum(factor, limit)
     for a in arrays:
-        xp.multiply(a, factor.astype(a.dtype), out=a)
+        xp.multiply(a, factor.astype(working(a.dtype)), out=a, casting="unsafe")
+
+
+def _unscale_into(xp: Any, arrays: Any, flag: Any, scale: Any) -> None:
+    for a in arrays:
+        xp.multiply(a, 1 / scale.astype(working(a.dtype)), out=a, casting="unsafe")
+        flag |= ~xp.isfinite(a).all()
+
+
+def _next_scale(
+    xp: Any, scale: Any, good: Any, flags: Any, *, growth: float, backoff: float, interval: int
+) -> None:  # fmt: skip
+    overflow = xp.stack(flags).any()
+    count = xp.where(overflow, 0, good + 1)
+    grown = scale * xp.where(overflow, backoff, xp.where(count == interval, growth, 1.0)).astype(scale.dtype)
+    scale[...] = xp.where(xp.isfinite(grown), grown, scale)
+    good[...] = xp.where(count == interval, 0, count)
+    for flag in flags:
+        flag[...] = 0
 
 
 def _clamp_into(xp: Any, arrays: Any, *, limit: float) -> None:
@@ -248,7 +271,7 @@ def _global_norm(xp: Any, *arrays: Any, ord: float) -> Any:
         if a.size:
             a = a.astype(working(a.dtype), copy=False).reshape(-1)
             if ord == 2:
-                part = np.dot(a, a) if xp is np else (a * a).sum()  # a captured stream may not call cuBLAS
+                part = sum_squares(a) if xp is np else (a * a).sum()  # a captured stream may not call cuBLAS
             else:
                 part = xp.abs(a).max() if ord == float("inf") else (xp.abs(a) ** ord).sum()
             parts.append(xp.asarray(part, "float64"))
@@ -256,37 +279,66 @@ def _global_norm(xp: Any, *arrays: Any, ord: float) -> Any:
     return (total.max() if ord == float("inf") else total.sum() ** (1 / ord)).astype(dtype)
 
 
-sgd = update(
-    "sgd",
-    _sgd,
-    3,
-    doc="v = momentum v + (1 - dampening) g;  p -= lr v, or lr (g + momentum v); v starts as the first g.",
+def sum_squares(x: Any) -> Any:
+    """Sum of the squares of a vector: by BLAS in runs, which it adds up one after another, and those in float64."""
+    if x.size <= RUN:
+        return np.dot(x, x)
+    whole = x.size // RUN * RUN
+    rows, rest = x[:whole].reshape(-1, RUN), x[whole:]
+    return np.vecdot(rows, rows).sum(dtype="float64") + np.dot(rest, rest)
+
+
+def stepping(name: str, run: Any, written: int, doc: str) -> Callable[..., None]:
+    """An update op of `written` lists and vectors, then grads, lr and perhaps skip."""
+
+    def fwd(xp: Any, *arrays: Any, **constants: Any) -> None:
+        arrays, skip = arrays[: written + 2], arrays[written + 2] if len(arrays) > written + 2 else None
+        if xp is np and skip is not None and skip:
+            return
+        overwritten = [a for x in arrays[:written] for a in (x if isinstance(x, list) else [x])]
+        before = [] if xp is np or skip is None else [a.copy() for a in overwritten]
+        run(xp, *arrays, **constants)
+        for a, old in zip(overwritten, before):  # the host does not know whether to
+            a[...] = xp.where(skip, old, a)
+
+    return update(name, fwd, written, doc=doc, cuda=getattr(launch, name))
+
+
+sgd = stepping(
+    "sgd", _sgd, 3, "v = momentum v + (1 - dampening) g;  p -= lr v, or lr (g + momentum v); v starts as the first g."
 )
-adagrad = update("adagrad", _adagrad, 3, doc="s += g^2;  p -= lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps).")
-adadelta = update(
-    "adadelta", _adadelta, 4, doc="s = mix(s, g^2);  d = sqrt(e + eps) / sqrt(s + eps) g;  e = mix(e, d^2);  p -= lr d."
+adagrad = stepping("adagrad", _adagrad, 3, "s += g^2;  p -= lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps).")
+adadelta = stepping(
+    "adadelta", _adadelta, 4, "s = mix(s, g^2);  d = sqrt(e + eps) / sqrt(s + eps) g;  e = mix(e, d^2);  p -= lr d."
 )
-rmsprop = update(
-    "rmsprop", _rmsprop, 5, doc="s = mix(s, g^2);  v = momentum v + g / (sqrt(s - mean(g)^2) + eps);  p -= lr v."
+rmsprop = stepping(
+    "rmsprop", _rmsprop, 5, "s = mix(s, g^2);  v = momentum v + g / (sqrt(s - mean(g)^2) + eps);  p -= lr v."
 )
-adam = update(
-    "adam",
-    _adam,
-    5,
-    doc="m = mix(m, g);  v = mix(v, g^2);  p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).",
+adam = stepping(
+    "adam", _adam, 5, "m = mix(m, g);  v = mix(v, g^2);  p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)."
 )
-adamax = update(
-    "adamax", _adamax, 4, doc="m = mix(m, g);  n = max(beta2 n, |g| + eps);  p -= lr / (1 - beta1^t) m / n."
-)
-nadam = update(
-    "nadam", _nadam, 5, doc="Adam with Nesterov momentum of weight mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)."
+adamax = stepping("adamax", _adamax, 4, "m = mix(m, g);  n = max(beta2 n, |g| + eps);  p -= lr / (1 - beta1^t) m / n.")
+nadam = stepping(
+    "nadam", _nadam, 5, "Adam with Nesterov momentum of weight mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)."
 )
 average_into = update(
-    "average_into", _average_into, 2, doc="a += (1 - decay) (p - a); without a decay the running mean of p."
-)
-scale_into = update("scale_into", _scale_into, doc="Multiply each array by a 0-d factor.")
-clamp_into = update("clamp_into", _clamp_into, doc="Clip each array to [-limit, limit].")
+    "average_into", _average_into, 2, cuda=launch.average_into,
+    doc="a += (1 - decay) (p - a); without a decay the running mean of p.",
+)  # fmt: skip
+scale_into = update(
+    "scale_into", _scale_into, cuda=launch.scale_into,
+    doc="Multiply each array by a 0-d factor; with a limit it is a norm, and limit / max(norm, limit) is the factor.",
+)  # fmt: skip
+unscale_into = update(
+    "unscale_into", _unscale_into, 2, cuda=launch.unscale_into,
+    doc="Divide each array by a 0-d float32 scale; an int32 flag becomes 1 if an element is then not finite.",
+)  # fmt: skip
+next_scale = update(
+    "next_scale", _next_scale, 3, cuda=launch.next_scale,
+    doc="A flag is set: scale *= backoff, good = 0; else good += 1, and at interval scale *= growth. Clears the flags.",
+)  # fmt: skip
+clamp_into = update("clamp_into", _clamp_into, cuda=launch.clamp_into, doc="Clip each array to [-limit, limit].")
 global_norm = nondiff(
-    "global_norm", _global_norm, attrs=True, promotes=False,
+    "global_norm", _global_norm, attrs=True, promotes=False, cuda=launch.global_norm,
     doc="The ord-norm (a positive number or inf) of all elements of the arrays together, 0-d on the device.",
 )  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad.errors import DTypeError, RangeError, ShapeError
+from gpugrad.nn import functional as nnf
 from gpugrad.op import TABLE
 
 rng = np.random.default_rng(2)
@@ -274,3 +275,48 @@ def test_nonzero_searchsorted_one_hot():
     assert hot.tolist() == [[[0, 0, 1]], [[1, 0, 0]]]
     assert hot.dtype == gg.float32
     assert gg.one_hot(gg.tensor([1]), 2, dtype=gg.int64).dtype == gg.int64
+
+
+# --- embedding ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [None, 1, -1])
+def test_embedding_rows_and_gradients(padding):
+    weight, ids = gg.tensor(rng.normal(size=(4, 3)), requires_grad=True), np.array([[1, 3], [3, 0]])
+    out = nnf.embedding(ids, weight, padding)
+    np.testing.assert_array_equal(out.numpy(), weight.numpy()[ids])
+    (out * out).sum().backward()
+    want = 2 * weight.numpy() * np.array([1, 1, 0, 2])[:, None]
+    if padding is not None:
+        want[padding] = 0
+    np.testing.assert_allclose(weight.grad.numpy(), want)
+
+
+def test_embedding_is_twice_differentiable_and_has_a_tangent():
+    weight, ids = gg.tensor(rng.normal(size=(4, 3)), requires_grad=True), np.array([0, 3, 3])
+    f = lambda w: (nnf.embedding(ids, w) ** 3).sum()
+    assert gg.gradcheck(f, [weight])
+    assert gg.gradgradcheck(f, [weight])
+
+
+def test_embedding_errors():
+    weight = gg.tensor(np.ones((4, 3)))
+    for bad in (4, -1):
+        with pytest.raises(RangeError, match=rf"embedding.*id is {bad} at \[0, 1\], expected a row from 0 to 3"):
+            nnf.embedding(np.array([[0, bad]]), weight)
+    with pytest.raises(RangeError, match="padding_idx is 4"):
+        nnf.embedding(np.array([0]), weight, 4)
+    with pytest.raises(ShapeError, match=r"\(rows, dim\)"):
+        nnf.embedding(np.array([0]), gg.tensor(np.ones(3)))
+    with pytest.raises(DTypeError):
+        nnf.embedding(np.array([0.5]), weight)
+
+
+def test_the_embedding_layer_starts_with_a_padding_row_of_zeros_and_keeps_it():
+    layer = gg.nn.Embedding(5, 3, padding_idx=-2)
+    assert repr(layer).count("padding_idx=-2") == 1
+    layer(gg.tensor([0, 3, 3])).sum().backward()
+    assert layer.weight.numpy()[3].tolist() == layer.weight.grad.numpy()[3].tolist() == [0, 0, 0]
+    assert layer.weight.grad.numpy()[0].tolist() == [1, 1, 1]
+    with pytest.raises(RangeError, match="padding_idx is 5; there are 5 rows"):
+        gg.nn.Embedding(5, 3, padding_idx=5)

@@ -11,7 +11,7 @@ import gpugrad as gg
 from gpugrad.errors import DTypeError, RangeError, ShapeError
 from gpugrad.op import TABLE
 from gpugrad.ops import normalize, softmax
-from gpugrad.ops.normalize import batch_norm, group_norm, layer_norm, rms_norm
+from gpugrad.ops.normalize import add_layer_norm, add_rms_norm, batch_norm, group_norm, layer_norm, rms_norm
 from gpugrad.testing import fake_cupy
 
 RNG = np.random.default_rng(0)
@@ -146,6 +146,57 @@ def test_group_norm():
     assert gg.gradcheck(lambda *a: group_norm(a[0], 3, *a[1:]), [gg.tensor(a) for a in (x, w, b)])
 
 
+def both(pair):
+    """One number of two outputs, in which neither can be mistaken for the other."""
+    y, total = pair
+    return (y * y * y).sum() + (total * total).sum()
+
+
+@pytest.mark.parametrize("shape, last", [((4, 6), 6), ((2, 3, 4), (3, 4))])
+def test_a_residual_is_added_and_normalised_in_one_pass(shape, last):
+    operands = [gg.tensor(RNG.normal(size=s), requires_grad=True) for s in (shape, shape, last, last)]
+    x, r, w, b = operands
+    for fused, plain, params in (
+        (add_layer_norm, layer_norm, (w, b)), (add_layer_norm, layer_norm, (w,)), (add_layer_norm, layer_norm, ()),
+        (add_rms_norm, rms_norm, (w,)), (add_rms_norm, rms_norm, ()),
+    ):  # fmt: skip
+        y, total = fused(x, r, last, *params)
+        np.testing.assert_array_equal(total.numpy(), x.numpy() + r.numpy())
+        np.testing.assert_allclose(y.numpy(), plain(x + r, last, *params).numpy(), atol=1e-14)
+        f = lambda *a, fused=fused: both(fused(a[0], a[1], last, *a[2:]))
+        g = lambda *a, plain=plain: both((plain(a[0] + a[1], last, *a[2:]), a[0] + a[1]))
+        given = [x, r, *params]
+        for got, want in zip(gg.gradients([f(*given)], given), gg.gradients([g(*given)], given)):
+            np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-12)
+        assert gg.gradcheck(f, given)
+        assert gg.gradgradcheck(f, given)
+
+
+def test_each_output_of_a_residual_norm_can_be_used_alone():
+    x, r = (gg.tensor(RNG.normal(size=(3, 4)), requires_grad=True) for _ in range(2))
+    for k in (0, 1):
+        f = lambda x, r, k=k: add_layer_norm(x, r, 4)[k]
+        assert gg.gradcheck(f, [x, r])
+        assert gg.gradgradcheck(f, [x, r])
+
+
+def test_the_gradients_of_a_residual_norm_share_no_memory():
+    x, r = (gg.tensor(RNG.normal(size=(3, 4)), requires_grad=True) for _ in range(2))
+    both(add_layer_norm(x, r, 4)).backward()
+    np.testing.assert_array_equal(x.grad.numpy(), r.grad.numpy())
+    assert not np.shares_memory(x.grad.data, r.grad.data)
+
+
+def test_a_residual_norm_promotes_and_refuses_other_shapes():
+    x = gg.tensor(np.ones((2, 3), "float32"))
+    y, total = add_rms_norm(x, gg.tensor(np.ones((2, 3))), 3)
+    assert y.dtype == total.dtype == np.float64
+    with pytest.raises(ShapeError, match=r"add_layer_norm.*differ in shape"):
+        add_layer_norm(x, gg.tensor(np.ones(3, "float32")), 3)
+    with pytest.raises(ShapeError, match=r"add_rms_norm.*normalized_shape \[2\]"):
+        add_rms_norm(x, x, 2)
+
+
 @pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5), (2, 3, 4, 2)])
 def test_batch_norm_in_training(shape):
     x, w, b = RNG.normal(size=shape) + 2, RNG.uniform(0.5, 2, 3), RNG.normal(size=3)
@@ -162,6 +213,11 @@ def test_batch_norm_in_training(shape):
     f = lambda x, w, b: batch_norm(x, None, None, w, b, training=True)
     assert gg.gradcheck(f, operands)
     assert gg.gradgradcheck(f, operands)
+
+
+def test_batch_norm_in_evaluation_without_running_statistics_uses_the_batch():
+    x = RNG.normal(size=(5, 3))
+    np.testing.assert_array_equal(batch_norm(x, None, None).numpy(), batch_norm(x, None, None, training=True).numpy())
 
 
 def test_batch_norm_in_evaluation_is_affine_in_the_running_statistics():

@@ -21,10 +21,10 @@ STEPPING = {
     "adamax": ({"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}, 2, 0),
     "nadam": ({"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "momentum_decay": 0.004}, 2, 1),
 }
-OTHERS = {"average_into", "scale_into", "clamp_into"}
+OTHERS = {"average_into", "clamp_into", "next_scale", "scale_into", "unscale_into"}
 
 
-def call(name, shapes, dtype="float64", order="C", skip=()):
+def call(name, shapes, dtype="float64", order="C", skip=(), skip_flag=None):
     """One step from seeded values; returns all tensors by role."""
     constants, states, vectors = STEPPING[name]
     rng = np.random.default_rng(5)
@@ -42,7 +42,8 @@ def call(name, shapes, dtype="float64", order="C", skip=()):
     extra = [Tensor(np.ones(len(shapes))) for _ in range(vectors)]
     before = [None if g is None else g.data.copy() for g in grads]
     addresses = [t.data.ctypes.data for t in (*params, *(t for s in state for t in s), step, *extra)]
-    getattr(updates, name)(params, *state, step, *extra, grads, Tensor(np.asarray(0.1)), **constants)
+    flag = [] if skip_flag is None else [Tensor(np.asarray(skip_flag, "int32"))]
+    getattr(updates, name)(params, *state, step, *extra, grads, Tensor(np.asarray(0.1)), *flag, **constants)
     assert addresses == [t.data.ctypes.data for t in (*params, *(t for s in state for t in s), step, *extra)]
     for g, b in zip(grads, before):
         assert g is None or np.array_equal(g.data, b)
@@ -151,3 +152,21 @@ def test_global_norm_of_mixed_shapes_and_types():
     assert updates.global_norm(*(Tensor(p.astype("float32")) for p in parts), ord=2.0).dtype == np.float32
     huge = Tensor(np.full(4, 300.0, "float16"))  # squares overflow float16
     assert updates.global_norm(huge, ord=2.0).item() == 600.0
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_a_step_that_is_skipped_changes_nothing(name):
+    plain = call(name, [(3, 2)])
+    assert np.array_equal(call(name, [(3, 2)], skip_flag=0)[0][0].data, plain[0][0].data)
+    params, state, step = call(name, [(3, 2)], skip_flag=1)
+    fresh = np.random.default_rng(5).normal(size=(3, 2))
+    assert np.array_equal(params[0].data, fresh)
+    assert step.data == 0
+    assert not any(np.array_equal(a[0].data, b[0].data) for a, b in zip(state, plain[1]))
+
+
+def test_the_norm_of_ten_million_elements():
+    x = Tensor(np.full(10_000_000, 0.1, "float32"))
+    want = np.sqrt(1e7) * float(np.float32(0.1))
+    assert updates.global_norm(x, ord=2.0).item() == pytest.approx(want, rel=1e-6)
+    assert updates.global_norm(x, ord=1.0).item() == pytest.approx(1e7 * float(np.float32(0.1)), rel=1e-6)

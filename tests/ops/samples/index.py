@@ -32,6 +32,10 @@ SAMPLES = {
         S(normal(3, 2), np.array([2, 0, 3]), rows=4, distinct=True),
         S(normal(0, 3), np.zeros(0, "int64"), rows=2, distinct=False),
     ],
+    "embedding": [
+        S(normal(4, 3), np.array([[0, 3], [3, 1]]), padding=None),
+        S(normal(4, 3), np.array([0, 3, 3]), padding=2),
+    ],
     "put": [
         S(normal(3, 4), normal(3), index=(FULL, 1), distinct=True),
         S(normal(3, 4), normal(), index=(slice(0, 2),), distinct=True),
