@@ -62,8 +62,8 @@ __global__ void scatter_rows(T* out, Acc<T>* parts, const T* t, const long long*
 
 // A run of several pieces starts at most once between two multiples of `piece`, and is the one that holds the second.
 template <class T>
-__global__ void scatter_long(T* out, const Acc<T>* parts, const long long* ids, const long long* starts, long long n, long long rows,
-                             long long width, long long piece) {
+__global__ void scatter_long(T* out, const Acc<T>* parts, const long long* ids, const long long* starts, long long n,
+                             long long rows, long long width, long long piece) {
     Team team = whole_grid();
     for (long long i = team.rank; i < (n - 1) / piece * width; i += team.size) {
         long long multiple = quotient(i, width), column = i - multiple * width, last = (multiple + 1) * piece;

@@ -98,7 +98,7 @@ layer_norm_bwd(T* dx, Acc<T>* sums, const T* t, const T* x, const T* weight, con
         if (!once) Part::all([&](int e) { dw[e] = db[e] = 0; });
         for (long long row = begin + threadIdx.y; !once && row < end; row += blockDim.y) read(part, row, c), sum();
         Reduction<T, Sum> over_rows{A(1), A(1), STATE};
-        if (blockDim.y > 1) over_rows.merge_over_y(dw), __syncthreads(), over_rows.merge_over_y(db);
+        if (blockDim.y > 1) over_rows.merge_over_y(dw), __syncthreads(), over_rows.merge_over_y(db), __syncthreads();
         A* out = sums + 2 * blockIdx.x * cols + c;
         if (threadIdx.y == 0) part.each([&](int e) { out[part.at(e)] = dw[e], out[cols + part.at(e)] = db[e]; });
     });

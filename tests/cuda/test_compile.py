@@ -60,7 +60,9 @@ PACKETS = {
     "relu_bwd": (2, 1), "activation": (1, 1), "activation_bwd": (2, 1), "bias_act": (1, 1), "bias_act_bwd": (2, 1),
     "dropout": (1, 1), "assert_finite": (1, 0), "softmax": (1, 1), "softmax_bwd": (2, 1), "logsumexp_bwd": (1, 1),
     "softmax_xent": (1, 0), "softmax_xent_bwd": (1, 1), "reduce_rows": (1, 0), "reduce_columns": (1, 0),
-    "masked_softmax": (1, 1), "rotary": (4, 2),
+    "masked_softmax": (1, 1), "rotary": (4, 2), "update": (1, 1), "norm_parts": (1, 0), "scale_into": (1, 1),
+    "unscale_into": (1, 1), "layer_norm": (1, 1), "layer_norm_bwd": (2, 1), "cell_moments": (1, 0), "cell_sums": (2, 0),
+    "normalize_cells": (1, 1), "normalize_cells_bwd": (2, 1), "gather": (1, 1), "scatter_rows": (1, 1),
 }  # fmt: skip
 # Why the others move single elements.
 SINGLE = {
@@ -73,7 +75,9 @@ SINGLE = {
     "avg_pool2d_bwd": "windows", "adaptive_avg_pool2d": "windows", "adaptive_avg_pool2d_bwd": "windows",
     "attention": "bound by arithmetic", "attention_dq": "bound by arithmetic",
     "attention_dkv": "bound by arithmetic", "attention_slopes": "a small part of the materialised path",
-    "scatter_rows": "rows of any width at any place",
+    "scatter_long": "adds up a few partial results", "place": "index arrays", "layer_norm_sums": "adds up a few rows",
+    "merge_moments": "adds up a few partial results", "merge_sums": "adds up a few partial results",
+    "norm_total": "adds up a few partial results", "next_scale": "one thread",
 }  # fmt: skip
 
 
