@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 Rule = Callable[..., Any]
 DROP, SHAPE, KEEP = 0, 1, 2  # of several rules the one that needs most decides
+VARARGS = 4  # inspect.CO_VARARGS
 
 
 def save_list(rule: Rule | None) -> tuple[int, ...]:
     """Read a rule's signature: codes for (out, *inputs, aux); a starred parameter's code is negative minus one."""
     if rule is None:
         return ()
-    codes = []
-    for p in list(inspect.signature(rule).parameters.values())[2:]:
-        code = DROP if p.name.startswith("_") else SHAPE if p.name.endswith("_shape") else KEEP
-        if p.kind is p.VAR_POSITIONAL:
-            codes.append(-1 - code)
-        elif p.kind is p.POSITIONAL_OR_KEYWORD:
-            codes.append(code)
+    rule = getattr(rule, "__wrapped__", rule)
+    code = getattr(rule, "func", rule).__code__  # read directly: inspect takes longer than all the rest of the import
+    names = code.co_varnames[: code.co_argcount][2:]
+    codes = [code_of(name) for name in names]
+    if code.co_flags & VARARGS:
+        codes.append(-1 - code_of(code.co_varnames[code.co_argcount + code.co_kwonlyargcount]))
     return tuple(codes)
+
+
+def code_of(name: str) -> int:
+    """What a parameter's name asks for."""
+    return DROP if name.startswith("_") else SHAPE if name.endswith("_shape") else KEEP
 
 
 def expand(codes: tuple[int, ...], n: int) -> tuple[int, ...]:

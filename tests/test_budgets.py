@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -89,16 +90,24 @@ def test_import_brings_nothing_but_numpy():
 
 
 def test_import_time_over_numpy():
-    code = "import time, numpy; t = time.perf_counter(); import gpugrad; print(time.perf_counter() - t)"
+    """In milliseconds; on a machine that is slow or busy, beside the time that NumPy takes there."""
+    code = """
+import time
+start = time.perf_counter()
+import numpy
+middle = time.perf_counter()
+import gpugrad
+print(middle - start, time.perf_counter() - middle)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # users have .pyc files
 
-    def once() -> float:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-        return float(done.stdout) * 1e3
+    def once() -> tuple[float, float]:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env=environment)
+        numpy_s, ours = map(float, done.stdout.split())
+        return ours * 1e3, ours / numpy_s
 
     once()  # compiles the .pyc files
-    best = []
-    for _ in range(4):  # a busy machine gets more tries, not a looser bound
-        best.append(statistics.median(once() for _ in range(5)))
-        if min(best) < BUDGET["import_ms_over_numpy"]:
-            return
-    pytest.fail(f"import takes {min(best):.0f} ms over NumPy, budget {BUDGET['import_ms_over_numpy']}")
+    tries = [once() for _ in range(15)]
+    best, share = (statistics.median(t) for t in zip(*tries))
+    assert best < BUDGET["import_ms_over_numpy"] or share < BUDGET["import_share_of_numpy"], (best, share)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from gpugrad.launch.index import ARRAY, array_axes
 from gpugrad.testing.emulator import POINTERS, Kernel, Module
 from gpugrad.testing.fake_cublaslt import Library
 
@@ -209,15 +210,27 @@ class ndarray:
         parts = index if isinstance(index, tuple) else (index,)
         if Stream.capturing is not None and any(isinstance(i, ndarray) and i._host.dtype == bool for i in parts):
             raise RuntimeError("a boolean mask has to be read by the host, which a capture does not allow")
-        return run("getitem", np.ndarray.__getitem__, (self, index), {})
+        return run("getitem", lambda x, i: x[around(x, i)], (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
-        run("setitem", np.ndarray.__setitem__, (self, index, value), {}, writes=True)
+        run("setitem", lambda x, i, v: x.__setitem__(around(x, i), v), (self, index, value), {}, writes=True)
 
     def __repr__(self) -> str:
         return f"fake_cupy.{self._host!r}"
+
+
+def around(x: Any, index: Any) -> Any:
+    """An index with its integer arrays taken modulo the lengths of their axes, as CuPy does instead of raising."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    places = [k for k, e in enumerate(parts) if isinstance(e, np.ndarray)]
+    template = tuple(ARRAY if k in places else e for k, e in enumerate(parts))
+    axes = array_axes(template, [parts[k] for k in places], x.ndim)
+    for k, axis in zip(places, axes):
+        if parts[k].dtype != bool and axis < x.ndim and x.shape[axis]:
+            parts[k] = parts[k] % x.shape[axis]
+    return tuple(parts) if isinstance(index, tuple) else parts[0]
 
 
 def unwrap(x: Any) -> Any:
