@@ -70,7 +70,7 @@ def missing(names: tuple[str, ...]) -> bool:
 def test_names_exist_in_cupy(path):
     names = asked(ast.parse(path.read_text())) - {("cublaslt",)}  # of a double: CuPy has no binding of it
     assert not [".".join(n) for n in sorted(names) if missing(n)]
-    assert not [".".join(n) for n in names if any(part.startswith("_") for part in n)]
+    assert not [".".join(n) for n in names - {("__version__",)} if any(part.startswith("_") for part in n)]
 
 
 def test_forwards_by_name_exist_in_cupy():
