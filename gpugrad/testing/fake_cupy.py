@@ -622,7 +622,17 @@ class _Linalg:
         return found
 
 
-linalg = _Linalg()
+class _Fft:
+    """cupy.fft, with NumPy's functions."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = forward(getattr(np.fft, name), f"fft.{name}")
+        accepted(f"fft.{name}")
+        setattr(self, name, found)
+        return found
+
+
+linalg, fft = _Linalg(), _Fft()
 cublaslt = Library(lambda: Stream.capturing, lambda: Stream.current.ptr)
 pi, inf, nan, newaxis, e = np.pi, np.inf, np.nan, None, np.e
 __version__ = "14.0.0"

@@ -154,14 +154,15 @@ def test_schedules_leave_no_trace_in_the_bits(backend, scheduled, name):
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])
+@pytest.mark.parametrize("moved", [[0], [1], [2], [-2], [0, 1, 2, -2]], ids=["p", "m", "v", "g", "all"])
 @pytest.mark.parametrize("kind", ["float32", "float16"])
-def test_views_that_are_not_aligned(backend, kind, offset):
+def test_views_that_are_not_aligned(backend, kind, offset, moved):
     """And what lies beside them stays: a table of addresses tells the emulator nothing of where arrays end."""
     pair, constants, n = Pair(backend, "adam"), STEPS["AdamW"][3], 101
     host = make("AdamW", [(n,)], np.dtype(kind))
     device, want = to_device(backend, host), each(wide, copies(host))
     bases = []
-    for group in device[:3]:
+    for group in [device[i] for i in moved]:
         base = backend.xp.full(n + 8, 7.0, dtype=group[0].dtype)
         base[offset : offset + n] = group[0]
         group[0] = base[offset : offset + n]
@@ -194,6 +195,7 @@ def test_values_that_are_not_finite(backend, name):
     host = make(name, [(9,)], FLOAT64)
     host[-2][0][:4] = [np.nan, np.inf, -np.inf, 1e200]
     host[1][0][5] = np.nan
+    host[0][0][6] = np.inf
     device, want = to_device(backend, host), copies(host)
     pair.kernel(*device, **constants)
     with np.errstate(all="ignore"):

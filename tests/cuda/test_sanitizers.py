@@ -1,68 +1,76 @@
-"""The kernels under GCC's address and undefined-behaviour sanitizers: out-of-bounds and misaligned access."""
+"""That the kernels of these tests run under watch: a fault put into them is an error with a line, through the double.
+
+The tests of kernels (test_kernels*.py) run every kernel instrumented, see `_watched` in conftest.py and mode 'checked'
+of `gpugrad.testing.emulator.Module`. Which faults are seen is in tests/emulator/test_seeded_bugs.py.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import numpy as np
 import pytest
 
+from gpugrad import kernel as kernels
+from gpugrad.backends import cuda
+from gpugrad.testing import EmulatorError, fake_cupy
 from gpugrad.testing.emulator import compiler
+
+from .kernel_checks import Pair
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
-ROOT = Path(__file__).parent.parent.parent
-FLAGS = "-fsanitize=address,alignment,bounds,shift,signed-integer-overflow -fno-sanitize-recover=all"
-BROKEN = """
-import numpy as np
-from gpugrad.testing.emulator import Module
-kernel = Module("__global__ void k(float* y, int i) {{ {body} }}", ["k"], flags="{flags}".split())["k"]
-kernel((1,), (1,), (np.zeros(4000, "float32"), np.int32({i})))
-"""
+
+@pytest.fixture
+def watched(monkeypatch):
+    monkeypatch.setenv("GPUGRAD_EMULATOR", "checked")
+    backend = cuda.load(fake_cupy)
+    backend.checked = True
+    return backend
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Python with the sanitizer's library loaded first, as it demands."""
-    library = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
-    if not os.path.isabs(library):
-        pytest.skip("the compiler has no address sanitizer")
-    settings = {
-        "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc", "GPUGRAD_TEST_FLAGS": FLAGS,
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env={**os.environ, **settings}, cwd=ROOT
-    )
+@pytest.fixture
+def broken(monkeypatch, tmp_path):
+    """Put a fault into a copy of the kernels."""
+
+    def put(file, old, new):
+        for path in kernels.find_kernels().iterdir():
+            (tmp_path / path.name).write_text(path.read_text())
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new, 1))
+        monkeypatch.setattr(kernels, "find_kernels", lambda: tmp_path)
+
+    return put
+
+
+BARRIER = "__syncthreads(); // an earlier reduction may still be read"
 
 
 @pytest.mark.parametrize(
-    "body, i, said",
+    "rows, old, new, said",
     [
-        ("y[i] = 1;", 4000, "heap-buffer-overflow"),
-        ("*(float4*)(y + i) = float4();", 1, "misaligned address"),
-        ("y[i] = 1;", 3999, None),
+        (1, "i < n; i += team.size) out[i]", "i <= n; i += team.size) out[i]", r"out of bounds.*common\.cuh:\d+"),
+        (3, "i < n; i += team.size) out[i]", "i <= n; i += team.size) out[i]", r"race.*block \(0.*common\.cuh:\d+"),
+        (3, BARRIER, "", r"race.*common\.cuh:\d+.*common\.cuh:\d+"),
+        (3, "(16 - start % 16) % 16 / sizeof(T)", "0", r"misaligned address.*common\.cuh:\d+ \(from loss\.cu:\d+\)"),
     ],
-    ids=["outside", "misaligned", "fine"],
+    ids=["bound", "neighbour", "barrier", "alignment"],
 )
-def test_the_sanitizers_see_seeded_faults(body, i, said):
-    done = run("-c", BROKEN.format(body=body, i=i, flags=FLAGS))
-    assert (done.returncode != 0) == (said is not None), done.stderr
-    assert (said or "") in done.stderr
+def test_fault_in_a_kernel_is_an_error_with_its_line(watched, broken, rows, old, new, said):
+    broken("common.cuh", old, new)
+    rng = np.random.default_rng(0)
+    logits, y, t = rng.normal(size=(rows, 1031)).astype("f4"), np.array([0, 5, 9][:rows]), np.ones(rows, "f4")
+    options = {"ignore_index": -100, "smoothing": 0.1}
+
+    def run():
+        _, lse = Pair(watched, "softmax_xent").run(logits, y, None, **options)
+        return Pair(watched, "softmax_xent_bwd").run(t, logits, y, None, lse, **options)
+
+    with pytest.raises(EmulatorError, match=said):
+        run()
 
 
-def test_kernels_stay_inside_their_arrays():
-    chosen = "misaligned or scatter and natural or xent_sizes and natural or out_of_range or dropout_keeps"
-    only = f"emulator and ({chosen}) and not float16 and not float64"
-    done = run(
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *sorted(map(str, Path(__file__).parent.glob("test_kernels*.py"))),
-        "-k",
-        only,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert " passed" in done.stdout
+def test_kernels_without_a_fault_pass(watched, broken):
+    broken("common.cuh", BARRIER, BARRIER)
+    test = Pair(watched, "relu_bwd")
+    t = np.arange(9, dtype="f4")
+    assert np.array_equal(test.run(t, t - 4), np.where(t > 4, t, 0))

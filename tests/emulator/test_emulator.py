@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import erf, exp, expm1, log, log1p, sqrt, tanh
+
 import numpy as np
 import pytest
 
@@ -175,8 +177,9 @@ def test_block_order_can_be_reversed(kernels):
 )
 def test_arguments_must_fit_the_signature(kernels, args, said):
     x = np.ones(5, np.float32)
-    with pytest.raises(EmulatorError, match=said):
+    with pytest.raises(EmulatorError, match=said) as caught:
         kernels["scale<float>"]((1,), (32,), args(np.empty_like(x), x))
+    assert line_of("void scale(") in str(caught.value)
 
 
 def test_half_conversions_are_numpys(kernels):
@@ -193,6 +196,119 @@ def test_half_conversions_are_numpys(kernels):
     kernels["halves"]((1,), (256,), (bits, x, np.int32(x.size)))
     with np.errstate(over="ignore"):
         assert np.array_equal(bits, x.astype(np.float16).view(np.uint16))
+
+
+LIBRARY = r"""
+struct Pair { int a; double b; };
+__global__ void by_value(double* out, Pair p, const Pair* q) { out[0] = p.a + p.b + (q ? q->a : 0); }
+__global__ void reductions(int* out) {
+    int lane = threadIdx.x;
+    out[lane] = (__reduce_add_sync(~0u, lane - 5) == 336) & (__reduce_min_sync(~0u, lane - 5) == -5) &
+                (__reduce_max_sync(~0u, 7u + lane) == 38u) & (__reduce_and_sync(~0u, 6u + 8 * lane) == 6u) &
+                (__reduce_or_sync(~0u, 1u << lane) == ~0u) & (__reduce_xor_sync(~0u, 3u) == 0u) &
+                (__match_any_sync(~0u, lane % 4) == 0x11111111u << lane % 4);
+}
+__global__ void shuffles(int* out) { // & and not &&: every lane must come to every shuffle
+    int lane = threadIdx.x, in = lane % 8;
+    out[lane] = (__shfl_sync(~0u, lane, 9, 8) == lane - in + 1) & (__shfl_xor_sync(~0u, lane, 16, 16) == lane % 16) &
+                (__shfl_xor_sync(~0u, lane, 4, 16) == (lane ^ 4)) &
+                (__shfl_up_sync(~0u, lane, 3, 8) == (in < 3 ? lane : lane - 3)) &
+                (__shfl_down_sync(~0u, lane, 3, 8) == (in > 4 ? lane : lane + 3));
+}
+__global__ void atomics(long long* out, unsigned long long* bits, float* sum) {
+    atomicMin(out, -(long long)threadIdx.x), atomicMax(out + 1, (long long)threadIdx.x << 40);
+    atomicAdd(bits, ~0ull), atomicOr(bits + 1, 1ull << threadIdx.x), atomicAdd(sum, 0.5f);
+    atomicInc((unsigned*)(sum + 1), 9u);
+}
+__global__ void spin(int* lock, int* sum) { // a lock, and a loop that waits for the last thread without one
+    while (atomicCAS(lock, 0, 1) != 0);
+    __threadfence();
+    *sum += 1;
+    __threadfence();
+    atomicExch(lock, 0);
+    volatile int* seen = sum + 1;
+    if (threadIdx.x == 63) *seen = 1;
+    while (*seen == 0) __nanosleep(100);
+}
+__global__ void math(float* out, float x) {
+    out[0] = fmaf(x, x, 1) + erff(x) + tanhf(x) + expm1f(x) + log1pf(x) + rsqrtf(x) + sqrtf(x) + fabsf(x) +
+             fmaxf(x, 1) + fminf(x, 1) + powf(x, 2) + ceilf(x) + floorf(x) + __expf(x) +
+             __logf(x) + __ldg(&x) + __saturatef(x);
+}
+"""
+LIBRARY_NAMES = ["by_value", "reductions", "shuffles", "atomics", "spin", "math"]
+
+
+@pytest.fixture(scope="module", params=["plain", "checked"])
+def library(request):
+    return Module(LIBRARY, LIBRARY_NAMES, filename="library.cu", mode=request.param)
+
+
+def test_structs_by_value_and_by_address(library):
+    pair = np.zeros(1, [("a", "i4"), ("pad", "i4"), ("b", "f8")])
+    pair["a"], pair["b"] = 3, 0.25
+    for value, address, want in (
+        (pair[0], None, 3.25),
+        (pair, np.uintp(pair.ctypes.data), 6.25),
+        (pair, np.uintp(0), 3.25),
+    ):
+        out = np.zeros(1)
+        library["by_value"]((1,), (1,), (out, value, address))
+        assert out[0] == want
+    with pytest.raises(EmulatorError, match="struct of 8 bytes, expected 16"):
+        library["by_value"]((1,), (1,), (np.zeros(1), np.zeros(1, "V8"), None))
+
+
+def test_launch_by_addresses_of_arguments(library):
+    out, x = np.zeros(1, "f4"), np.float32(0.5)
+    boxes = np.array([out.ctypes.data], np.uintp), np.array([x])
+    block = np.array([b.ctypes.data for b in boxes], np.uintp)
+    library["math"].launch_pointers((1,), (1,), block.ctypes.data)
+    x = 0.5
+    want = [
+        x * x + 1,
+        erf(x),
+        tanh(x),
+        expm1(x),
+        log1p(x),
+        x**-0.5,
+        sqrt(x),
+        x,
+        1,
+        x,
+        x * x,
+        1,
+        0,
+        exp(x),
+        log(x),
+        x,
+        x,
+    ]
+    assert out[0] == pytest.approx(sum(want), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["reductions", "shuffles"])
+def test_warp_collectives(library, name):
+    for schedule in ("natural", "reversed", "random"):
+        out = np.zeros(32, np.int32)
+        library[name]((1,), (32,), (out,), schedule=schedule)
+        assert out.all()
+
+
+def test_atomics(library):
+    out, bits, sums = np.zeros(2, np.int64), np.zeros(2, np.uint64), np.zeros(2, np.float32)
+    library["atomics"]((1,), (64,), (out, bits, sums))
+    assert out.tolist() == [-63, 63 << 40]
+    assert bits.tolist() == [2**64 - 64, 2**64 - 1]
+    assert sums[0] == 32
+    assert sums.view(np.uint32)[1] == 64 % 10
+
+
+@pytest.mark.parametrize("schedule", ["natural", "reversed", "random"])
+def test_threads_that_spin_give_way(library, schedule):
+    lock, sums = np.zeros(1, np.int32), np.zeros(2, np.int32)
+    library["spin"]((2,), (64,), (lock, sums), schedule=schedule)
+    assert (lock[0], sums[0]) == (0, 128)
 
 
 def test_compiler_errors_speak_of_the_kernel_file():
