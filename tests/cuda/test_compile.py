@@ -19,7 +19,7 @@ BOUNDS = re.compile(r"__global__ void (?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?
 
 def threads(path, mangled):
     """The largest block that a kernel may be launched with: what it declares (0 if by a formula, which the compiler
-    keeps to), else 1024 for teams a row and 256 for maps."""
+    keeps to), else 512 for teams a row and 256 for maps."""
     text = path.read_text()
     for bound, name in BOUNDS.findall(text):
         if re.match(rf"_Z{len(name)}{name}(?=[IPEv])", mangled) or mangled == name:
