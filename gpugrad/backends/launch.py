@@ -34,7 +34,8 @@ def launch_shape(rows: int, columns: int | None, processors: int) -> Dims:
     """(grid, block) of a map over `rows` pieces of work, or with `columns` of one team a row; see kernels/common.cuh.
 
     Map: a thread a piece, and a grid-stride loop once 32 blocks wait on each multiprocessor.
-    Rows: up to 1024 columns a warp a row, 8 rows a block; beyond, a block a row, of 512 threads at most, so that each can have 128 registers.
+    Rows: up to 1024 columns a warp a row, 8 rows a block; beyond, a block a row, of 512
+    threads at most, so that each can have 128 registers.
     """
     if columns is None:
         return (min(-(-rows // 256), 32 * processors),), (256,)

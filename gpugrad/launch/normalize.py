@@ -11,7 +11,7 @@ from gpugrad.launch.reduce import tile
 Axes = tuple[int, ...]
 THREADS = 512  # the most that kernels of rows are compiled for
 RESIDENT = 1 << 17  # threads that the blocks of layer_norm_bwd have together
-WIDEST = 1 << 16  # a cell for 1024 threads
+WIDEST = 1 << 16  # elements of a cell
 
 
 def team(cols: int, itemsize: int) -> tuple[int, int]:

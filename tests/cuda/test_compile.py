@@ -27,7 +27,7 @@ def threads(path, mangled):
             return (
                 (int(bound) if bound.isdecimal() else 0)
                 if bound
-                else 1024
+                else 512
                 if "row_number" in body or "row_team" in body
                 else 256
             )
