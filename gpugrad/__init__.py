@@ -14,6 +14,7 @@ from gpugrad import errors
 from gpugrad import methods as _methods
 from gpugrad.backends import is_available
 from gpugrad.check import gradcheck, gradgradcheck, numgrad
+from gpugrad.determinism import nondeterministic_ops
 from gpugrad.devices import memory, release_memory, set_memory_limit, synchronize
 from gpugrad.dtypes import (
     bool_,
@@ -73,8 +74,9 @@ __all__ = [
     "einsum", "enable_grad", "errors", "float16", "float32", "float64", "get_default_dtype", "get_matmul_precision",
     "grad", "gradcheck", "gradgradcheck", "gradients", "inf", "int8", "int16", "int32", "int64", "is_available",
     "is_grad_enabled", "linalg", "losses", "matmul", "matmul_precision", "memory", "nan", "newaxis", "nn", "no_grad",
-    "numgrad", "optim", "outer", "pi", "random", "release_memory", "set_default_dtype", "set_matmul_precision",
-    "set_memory_limit", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
+    "nondeterministic_ops", "numgrad", "optim", "outer", "pi", "random", "release_memory", "set_default_dtype",
+    "set_matmul_precision", "set_memory_limit", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64",
+    "value_and_grad", "vecdot",
 ]  # fmt: skip
 __all__ += _activation.__all__
 __all__ += _creation.__all__
