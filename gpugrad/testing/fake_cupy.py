@@ -278,6 +278,7 @@ def run(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     fresh = [(m, r) for m, r in zip(flat(made), flat(result)) if isinstance(m, ndarray) and m.base is None]
     if fresh:
         called.append(name)
+    fresh = [(m, r) for m, r in fresh if m._host.flags.writeable]  # the others are constants of NumPy's making
     if fresh and Stream.capturing is not None:
 
         def again() -> None:
