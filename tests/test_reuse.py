@@ -7,7 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad.define import general
-from gpugrad.op import TABLE
+from gpugrad.op import TABLE, raw
 
 seen: list[bool] = []
 
@@ -88,3 +88,31 @@ def test_two_gradients_of_one_call_do_not_take_turns():
         assert seen == [False, False, True]
     finally:
         del TABLE["pair_up"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_cross_entropy_writes_its_gradient_over_logits_that_nobody_holds(held):
+    from gpugrad.nn import functional as F
+
+    backward = TABLE["softmax_xent_bwd"]
+    run, given = backward.impls[np.ndarray], []
+
+    def watched(t, logits, *rest, **attrs):
+        out = run(t, logits, *rest, **attrs)
+        given.append(np.shares_memory(out, logits))
+        return out
+
+    w = gg.tensor(np.random.default_rng(0).normal(size=(4, 3)), requires_grad=True)
+    x, y = gg.asarray(np.random.default_rng(1).normal(size=(5, 4))), gg.asarray(np.array([0, 1, 2, 1, 0]))
+    raw_namespace = raw(x.data)
+    before = raw_namespace.softmax_xent_bwd
+    raw_namespace.softmax_xent_bwd = watched
+    try:
+        logits = [x @ w] if held else []
+        F.cross_entropy(logits[0] if held else x @ w, y).backward()
+    finally:
+        raw_namespace.softmax_xent_bwd = before
+    assert given == [not held]
+    p = np.exp(x.numpy() @ w.numpy())
+    want = x.numpy().T @ (p / p.sum(1, keepdims=True) - np.eye(3)[y.numpy()]) / 5
+    np.testing.assert_allclose(w.grad.numpy(), want, rtol=1e-12)
