@@ -201,8 +201,11 @@ class CUDABackend:
             stream.begin_capture()
             try:
                 yield captured
-            finally:
-                captured.graph = stream.end_capture()
+            except BaseException:
+                with contextlib.suppress(self.xp.cuda.runtime.CUDARuntimeError):
+                    stream.end_capture()  # which may fail as well: the first error is the one to show
+                raise
+            captured.graph = stream.end_capture()
 
     def memory(self) -> dict[str, int]:
         """Bytes on the current device.
