@@ -13,7 +13,10 @@ from typing import Any as _Any
 from gpugrad import errors
 from gpugrad import methods as _methods
 from gpugrad.backends import is_available
+from gpugrad.batching import vmap
+from gpugrad.calculus import hessian, hvp, jacobian, linearize, stop_gradient, vjp
 from gpugrad.check import gradcheck, gradgradcheck, numgrad
+from gpugrad.checkpoint import checkpoint
 from gpugrad.determinism import nondeterministic_ops
 from gpugrad.devices import memory, release_memory, set_memory_limit, synchronize
 from gpugrad.dtypes import (
@@ -34,6 +37,7 @@ from gpugrad.dtypes import (
     uint32,
     uint64,
 )
+from gpugrad.forward import jvp
 from gpugrad.function import Function, custom_op
 from gpugrad.kernel_op import cuda_op
 from gpugrad.ops import activation as _activation
@@ -41,12 +45,13 @@ from gpugrad.ops import attention as _attention  # noqa: F401 - fills the table
 from gpugrad.ops import conv as _conv  # noqa: F401 - fills the table
 from gpugrad.ops import creation as _creation
 from gpugrad.ops import elementwise as _elementwise
+from gpugrad.ops import fft, linalg, random
 from gpugrad.ops import guard as _guard
 from gpugrad.ops import index as _index
-from gpugrad.ops import linalg, random
 from gpugrad.ops import loss as _loss  # noqa: F401 - fills the table
 from gpugrad.ops import normalize as _normalize  # noqa: F401 - fills the table
 from gpugrad.ops import reduce as _reduce
+from gpugrad.ops import sets as _sets
 from gpugrad.ops import shape as _shape
 from gpugrad.ops import softmax as _softmax
 from gpugrad.ops.activation import *
@@ -54,8 +59,10 @@ from gpugrad.ops.creation import *
 from gpugrad.ops.elementwise import *
 from gpugrad.ops.guard import *
 from gpugrad.ops.index import *
+from gpugrad.ops.inspection import __array_namespace_info__
 from gpugrad.ops.linalg import dot, einsum, matmul, outer, tensordot, vecdot
 from gpugrad.ops.reduce import *
+from gpugrad.ops.sets import *
 from gpugrad.ops.shape import *
 from gpugrad.ops.softmax import *
 from gpugrad.precision import get_matmul_precision, matmul_precision, set_matmul_precision
@@ -67,16 +74,20 @@ if TYPE_CHECKING:
     from gpugrad import data, losses, nn, optim
 
 newaxis = None
+bool = bool_
+__array_api_version__ = "2024.12"
 __version__ = "0.1.0"
 
 __all__ = [
-    "Function", "Tape", "Tensor", "bool_", "complex64", "complex128", "cuda_op", "custom_op", "data", "dot", "e",
-    "einsum", "enable_grad", "errors", "float16", "float32", "float64", "get_default_dtype", "get_matmul_precision",
-    "grad", "gradcheck", "gradgradcheck", "gradients", "inf", "int8", "int16", "int32", "int64", "is_available",
-    "is_grad_enabled", "linalg", "losses", "matmul", "matmul_precision", "memory", "nan", "newaxis", "nn", "no_grad",
-    "nondeterministic_ops", "numgrad", "optim", "outer", "pi", "random", "release_memory", "set_default_dtype",
-    "set_matmul_precision", "set_memory_limit", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64",
-    "value_and_grad", "vecdot",
+    "Function", "Tape", "Tensor", "__array_api_version__", "__array_namespace_info__", "bool", "bool_", "checkpoint",
+    "complex64",
+    "complex128", "cuda_op", "custom_op", "data", "dot", "e", "einsum", "enable_grad", "errors", "fft", "float16",
+    "float32", "float64", "get_default_dtype", "get_matmul_precision", "grad", "gradcheck", "gradgradcheck",
+    "gradients", "hessian", "hvp", "inf", "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled",
+    "jacobian", "jvp", "linalg", "linearize", "losses", "matmul", "matmul_precision", "memory", "nan", "newaxis", "nn",
+    "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi", "random", "release_memory",
+    "set_default_dtype", "set_matmul_precision", "set_memory_limit", "stop_gradient", "synchronize", "tensordot",
+    "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot", "vjp", "vmap",
 ]  # fmt: skip
 __all__ += _activation.__all__
 __all__ += _creation.__all__
@@ -84,10 +95,11 @@ __all__ += _elementwise.__all__
 __all__ += _guard.__all__
 __all__ += _index.__all__
 __all__ += _reduce.__all__
+__all__ += _sets.__all__
 __all__ += _shape.__all__
 __all__ += _softmax.__all__
 
-_methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _softmax])
+_methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _softmax, _sets])
 
 _LAZY = frozenset({"data", "losses", "nn", "optim"})  # subpackages imported at first use: `import gpugrad` stays cheap
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gpugrad.errors import GraphError, fail
+from gpugrad.layered import LAYERS, constant
 from gpugrad.op import Op, binary, nary, unary
 from gpugrad.operands import explain_failure
 from gpugrad.rules import Rule
-from gpugrad.state import writes
+from gpugrad.state import Draws, mode, writes
 from gpugrad.tensor import Tensor
 
 
@@ -77,8 +79,13 @@ def inplace(op: Op, written: int) -> Callable[..., None]:
         return [bare(v) for v in x] if type(x) is list else x.data if isinstance(x, Tensor) else x
 
     def call(*xs: Any, **attrs: Any) -> None:
+        if mode.draws and Draws.replaying():  # the first run has made this update
+            return
         raws = bare(list(xs))
+        raws[written:] = [list(map(constant, x)) if type(x) is list else constant(x) for x in raws[written:]]
         outputs = [a for x in raws[:written] for a in (x if type(x) is list else (x,))]
+        if any(type(a) in LAYERS for a in outputs):
+            raise fail(GraphError, op.name, "jvp and vmap cannot follow an in-place update of a value of theirs")
         try:
             op.impls[type(outputs[0])](*raws, **attrs)
         except Exception as error:

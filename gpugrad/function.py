@@ -16,11 +16,14 @@ from gpugrad import backends
 from gpugrad.check import GradientError
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, GpugradError, GraphError, ShapeError, describe, fail
-from gpugrad.op import PICK, RECORDING, raw, record
+from gpugrad.forward import Forward
+from gpugrad.layered import LAYERS, Layered, levels, top
+from gpugrad.op import PICK, RAW, RECORDING, raw, record
 from gpugrad.operands import alive
-from gpugrad.state import mode, no_grad
+from gpugrad.state import enable_grad, mode, no_grad
 from gpugrad.tape import fit
 from gpugrad.tensor import Tensor
+from gpugrad.transforms import gradients
 
 
 class Context:
@@ -58,14 +61,14 @@ class Context:
         body = [x.data if n + i in self._places else None for i, x in enumerate(inputs)]
         return (heads[0] if heads and n == 1 else heads, *body, *self._others)
 
-    def _unpack(self, name: str, out: Any, rest: tuple[Any, ...], recording: bool) -> Context:
+    def _unpack(self, name: str, out: Any, rest: tuple[Any, ...], recording: bool, layered: bool = False) -> Context:
         """A copy for one run of the rule, with the saved tensors in it (here they would make a cycle with the node)."""
         n = len(self._outputs)
         heads = (out,) if n == 1 else (None,) * n if out is None else out
         values = [*heads, *rest[: len(rest) - len(self._others)], *self._others]
         loose = [*self._others, *(v.data for v in vars(self).values() if isinstance(v, Tensor))]
-        hidden = [v for v in loose if is_float(v.dtype)]
-        if recording and hidden:
+        hidden = [v for v in loose if is_float(v.dtype) and not (layered and type(v) in LAYERS)]
+        if hidden and (recording or layered):
             raise fail(
                 GraphError, name,
                 f"ctx kept {describe(hidden[0])}, neither input nor output, which second derivatives would take for a "
@@ -98,7 +101,7 @@ class Rule:
     def joint(self, F: Any, t: Any, out: Any, *rest: Any, ctx: Context) -> tuple[Any, ...]:
         """`backward` for all inputs at once: on raw arrays, or on Tensors when it is itself recorded."""
         recording = F is RECORDING
-        run = ctx._unpack(self.name, out, rest, recording)
+        run = ctx._unpack(self.name, out, rest, recording, F is RAW[Layered])
         grads = pull(self.cls, run, [None if g is None else tensor(g) for g in (t if self.nout > 1 else [t])])
         if recording:
             return grads
@@ -155,10 +158,15 @@ class Function:
                 raise fail(GraphError, cls.__name__, f"{name} requires gradients; pass it by position")
         needs = tuple([live and p is not None for p in parents])
         ctx, outs, several = push(cls, needs, inner, kwargs)
+        level = top([a.data for a in inner if type(a) is Tensor])
+        if isinstance(level, Forward):
+            follow(cls, level, inner, kwargs, outs)
+        elif any(isinstance(v, Forward) for a in inner if type(a) is Tensor for v in levels(a.data.dtype)):
+            raise fail(GraphError, cls.__name__, "jvp of a vmap of a Function is not supported; take the vmap of a jvp")
         if not live:
             result = [Tensor(o.data) for o in outs]
             return tuple(result) if several else result[0]
-        if cls.check and needs not in cls._checked:
+        if cls.check and needs not in cls._checked and level is None:
             verify(cls, needs, inner, kwargs)
             cls._checked.add(needs)
         rule = cls._rules.get(len(outs)) or cls._rules.setdefault(len(outs), Rule(cls, len(outs)))
@@ -173,6 +181,41 @@ class Function:
             [record(PICK, {"index": i}, (whole.node,), (), o.data) if s else Tensor(o.data)
              for i, (o, s) in enumerate(zip(outs, smooth))]
         )  # fmt: skip
+
+
+def follow(cls: type[Function], level: Forward, args: Sequence[Any], kwargs: Any, outs: Sequence[Tensor]) -> None:
+    """Give the outputs of a call on duals the tangents of its own rule, whatever forward did to them.
+
+    That is `jvp`, or the transpose of `backward`, which is linear in the cotangents. Raises GraphError where there is
+    no jvp and backward is not made of Tensor operations.
+    """
+    pairs = [level.halves(a.data) if type(a) is Tensor else (None, None) for a in args]
+    tangents = [None if t is None else Tensor(t) for _, t in pairs]
+    xs = [Tensor(x) if type(a) is Tensor else a for a, (x, _) in zip(args, pairs)]
+    values: Sequence[Any]
+    ctx, values, _ = push(cls, tuple(t is not None for t in tangents), xs, kwargs)
+    below = top([x.data for x in xs if type(x) is Tensor])
+    if isinstance(below, Forward):
+        follow(cls, below, xs, kwargs, values)
+    out, *rest = ctx._pack(xs, tuple(values))
+    run = ctx._unpack(cls.__name__, out, tuple(rest), False)
+    smooth = [spec is not None for spec in ctx._outputs]
+    if cls.jvp is not None:
+        with no_grad():
+            pushed = cls.jvp(run, *tangents)
+        found = list(pushed) if isinstance(pushed, (tuple, list)) else [pushed]
+    else:
+        with enable_grad():
+            knobs = [RECORDING.ones_like(v).requires_grad_() for v in values]
+            grads = pull(cls, run, knobs)
+            live = [(g, t) for g, t in zip(grads, tangents) if g is not None and t is not None]
+            if any(g.node is None and g.numpy().any() for g, _ in live):
+                hint = "give it a static jvp(ctx, *tangents), or write backward with Tensor operations"
+                raise fail(GraphError, cls.__name__, f"this Function has no forward-mode rule; {hint}")
+            live = [(g, t) for g, t in live if g.node is not None]
+            found = list(gradients([g for g, _ in live], knobs, [t for _, t in live], unconnected="zero"))
+    for o, v, t, on in zip(outs, values, found, smooth):
+        o.data = level.paired(v.data, t.data if on and t is not None else None)
 
 
 def push(

@@ -15,6 +15,7 @@ from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DeviceError, DTypeError, GraphError, ShapeError, describe, fail
 from gpugrad.function import Function
 from gpugrad.kernel import ENTRY, Kernel, Parameter, signature, source_text
+from gpugrad.layered import constant, top
 from gpugrad.op import RECORDING
 from gpugrad.ops.creation import asarray
 from gpugrad.state import mode
@@ -182,11 +183,13 @@ def cuda_op(
         ctx.shapes = dict(zip(s.outputs, made if several else [made] * len(s.outputs)))
         ctx.shapes |= {f"d{k}": x.shape for k, x in given.items()}
         ctx.scalars, ctx.names = scalars, [*s.outputs, *given]
-        raws = {k: x.data for k, x in given.items()}
-        if cpu is not None and isinstance(tensors[0].data, np.ndarray):
+        raws = {k: constant(x.data) for k, x in given.items()}  # a tangent is pushed by `follow`
+        if top(raws.values()) is not None:
+            raise fail(GraphError, s.name, "vmap cannot run a kernel of yours; give it the batch as one more axis")
+        if cpu is not None and isinstance(constant(tensors[0].data), np.ndarray):
             found = cpu(*raws.values(), **scalars)
         else:
-            found = s.run(False, leading(s, tensors), {**raws, **scalars}, ctx.shapes)
+            found = s.run(False, constant(leading(s, tensors)), {**raws, **scalars}, ctx.shapes)
         outs = tuple(Tensor(np.asarray(o) if isinstance(o, np.generic) else o)
                      for o in (found if isinstance(found, (tuple, list)) else (found,)))  # fmt: skip
         ctx.save_for_backward(*[v if k in read else None for k, v in zip(ctx.names, (*outs, *tensors))])
@@ -194,9 +197,10 @@ def cuda_op(
 
     def backward(ctx: Any, *given: Tensor) -> Any:
         saved = {k: v for k, v in zip(ctx.names, ctx.saved_tensors) if v is not None}
-        if mode.enabled and any(v.node is not None for v in (*given, *saved.values())):
+        whole = (*given, *saved.values())
+        if top([v.data for v in whole]) is not None or (mode.enabled and any(v.node is not None for v in whole)):
             if via is None:
-                raise fail(GraphError, s.name, "this op has a first derivative only; give via= for higher ones")
+                raise fail(GraphError, s.name, "this op has a first derivative only; give via= for higher ones and jvp")
             return via(*given, *(saved[p.name] for p in s.inputs), **ctx.scalars)
         if not s.backward:
             raise fail(GraphError, s.name, f"the source has no kernel {s.name}_bwd, so there is no gradient")

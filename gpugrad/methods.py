@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from gpugrad import backends, transforms
-from gpugrad.errors import DeviceError, GraphError, ShapeError, describe, fail, locate
+from gpugrad.errors import DeviceError, DomainError, GraphError, ShapeError, describe, fail, locate
+from gpugrad.layered import LAYERS
 from gpugrad.op import TABLE, binary
 from gpugrad.operands import explain_failure
+from gpugrad.ops import creation
 from gpugrad.ops.index import At, getitem, raw_index
-from gpugrad.ops.shape import astype, matrix_transpose, to_device, transpose
+from gpugrad.ops.shape import astype, matrix_transpose, transpose
+from gpugrad.ops.shape import to_device as moved
 from gpugrad.state import Handle, mode, next_seq, writes
 from gpugrad.tensor import Node, Tensor
 
@@ -31,6 +35,9 @@ NOT_METHODS = frozenset(
     {"broadcast_arrays", "broadcast_shapes", "can_cast", "concat", "einsum", "finfo", "iinfo", "isdtype", "meshgrid",
      "result_type", "searchsorted", "stack", "where"}
 )  # fmt: skip
+
+
+API_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12")
 
 
 def guarded(fn: Any) -> Any:
@@ -142,7 +149,15 @@ def to(self: Tensor, target: Any = None, *, device: str | None = None, dtype: An
     elif target is not None:
         dtype = target
     out = self if dtype is None else astype(self, dtype)
-    return out if device is None else to_device(out, device)
+    return out if device is None else moved(out, device)
+
+
+@method
+def to_device(self: Tensor, device: str, /, *, stream: Any = None) -> Tensor:
+    """This tensor on another device; itself if it is there. Raises GraphError for a stream: the current one is used."""
+    if stream is not None:
+        raise fail(DeviceError, "to_device", "copies run on the current stream; make yours current instead")
+    return moved(self, device)  # type: ignore[no-any-return]
 
 
 @method
@@ -193,12 +208,48 @@ for _name, _kind in (("bool", bool), ("int", int), ("float", float), ("complex",
 
 @method
 def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
-    """NumPy's conversion protocol: CPU tensors only, because a hidden copy from a GPU would be slow."""
+    """NumPy's conversion protocol: CPU tensors only, because a hidden copy from a GPU would be slow.
+
+    Refused where it would cut a gradient short, which NumPy's functions would otherwise do in silence.
+    """
+    if mode.enabled and self.node is not None and self.node.saved is not None:
+        raise fail(
+            GraphError, "numpy.asarray",
+            f"{describe(self)} is part of a graph, which NumPy would cut; use gpugrad's functions, or .detach() first",
+        )  # fmt: skip
     if self.device != "cpu":
         raise fail(
             DeviceError, "numpy.asarray", f"the tensor is on {self.device}; call .numpy() to copy it to the host"
         )
-    return np.array(self.data, dtype=dtype, copy=copy)
+    return np.array(on_host(self), dtype=dtype, copy=copy)
+
+
+@method
+def __array_namespace__(self: Tensor, *, api_version: str | None = None) -> ModuleType:
+    """The Array API namespace, which is this package. Raises DomainError for a version it does not follow."""
+    if api_version not in (None, *API_VERSIONS):
+        raise fail(DomainError, "__array_namespace__", f"version {api_version!r}; expected {', '.join(API_VERSIONS)}")
+    return sys.modules[__package__]
+
+
+@method
+def __dlpack__(
+    self: Tensor, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+) -> Any:
+    """A DLPack capsule of the values, which the importer shares (`numpy.from_dlpack(t)`); without history.
+
+    Raises GraphError for a tensor with gradients: detach it, so that no write or result is lost from the graph.
+    """
+    if self.node is not None:
+        raise fail(GraphError, "__dlpack__", "a tensor that requires gradients cannot be exported; use x.detach()")
+    wishes = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+    return self.data.__dlpack__(**{k: v for k, v in wishes.items() if v is not None})
+
+
+@method
+def __dlpack_device__(self: Tensor) -> tuple[int, int]:
+    """DLPack's numbers of the device type (1: CPU, 2: CUDA) and the device."""
+    return self.data.__dlpack_device__()  # type: ignore[no-any-return]
 
 
 @method
@@ -214,8 +265,9 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
     `x[i] = v` rebinds x to `x.at[i].set(v)`: earlier values and views keep theirs. Raises GraphError when
     that would hide the write from x's base or overwrite a leaf that requires gradients.
     """
-    tracked = self.node is not None or (isinstance(value, Tensor) and value.node is not None)
-    if not tracked or not mode.enabled:
+    tensors = [t for t in (self, value) if isinstance(t, Tensor)]
+    layered = any(type(t.data) in LAYERS for t in tensors)
+    if not layered and (not mode.enabled or all(t.node is None for t in tensors)):
         try:
             self.data[raw_index(self, index)] = value.data if isinstance(value, Tensor) else value
         except (ValueError, IndexError, TypeError) as error:
@@ -281,6 +333,7 @@ Tensor.at = property(At)  # type: ignore[attr-defined]
 Tensor.T = property(lambda self: transpose(self) if self.ndim == 2 else _not_2d(self))  # type: ignore[attr-defined]
 for _name, _what in (("nbytes", "Bytes of all elements."), ("itemsize", "Bytes of one element.")):
     setattr(Tensor, _name, property(functools.partial(lambda name, self: getattr(self.data, name), _name), doc=_what))
+Tensor.astype = creation.astype  # type: ignore[attr-defined]
 Tensor.mT = property(matrix_transpose)  # type: ignore[attr-defined]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import INTERNAL
+from gpugrad.layered import LAYERS
 from gpugrad.operands import constant, explain_failure, join, scalar_array
 from gpugrad.rules import DROP, KEEP, PUSH, SHAPE, Rule, expand, reading_shapes, save_list
 from gpugrad.state import mode, next_seq
@@ -46,7 +47,8 @@ class Op:
     ) -> None:  # fmt: skip
         self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
         self.via, self.aux, self.nout, self.reuse = via, aux, nout, reuse
-        self.impls = backends.Impls(fwd, {k: v for k, v in (("cpu", cpu), ("cuda", cuda)) if v is not None})
+        own = (("cpu", cpu), ("cuda", cuda), ("op", self))
+        self.impls = backends.Impls(fwd, {k: v for k, v in own if v is not None})
         self.jvp = jvp or (partial(PUSH[kind], self) if kind in PUSH else None)
         self.keeps = [save_list(r) for r in vjps]
         self.vjps = tuple([r and reading_shapes(r, k, self.keeps) for r, k in zip(vjps, self.keeps)])
@@ -231,7 +233,7 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
                 n, x = x.node, x.data
                 if n is not None and n.saved is None:
                     n = None
-                first = x if first is None else first
+                first = x if first is None or type(x) in LAYERS else first
                 live, mixed = live or n is not None, mixed or x.dtype is not first.dtype
             elif x is not None:
                 strange, mixed = x, mixed or (type(x) is not float and type(x) is not int)
@@ -255,7 +257,7 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
         if op.aux:
             out, extra = out
         if op.nout > 1:
-            outs = tuple([o if type(o) is cls else np.asarray(o) for o in out])
+            outs = tuple([o if type(o) is cls or backends.is_raw(o) else np.asarray(o) for o in out])
             if not live:
                 return tuple([Tensor(o) for o in outs])
             whole = record(op, attrs, tuple(parents), kept(op, parents, outs, raws, extra), outs[0]).node

@@ -9,6 +9,7 @@ import numpy as np
 from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype, promote
 from gpugrad.errors import DeviceError, DTypeError, GpugradError, RangeError, ShapeError, describe, fail
+from gpugrad.layered import top
 from gpugrad.tensor import Node, Tensor
 
 
@@ -67,6 +68,8 @@ def scalar_array(x: Any) -> Any:
 def join(raws: list[Any]) -> list[Any]:
     """Bring the arrays of one call to their common dtype; Python scalars stay weak."""
     arrays = [a for a in raws if hasattr(a, "dtype")]
+    if (level := top(arrays)) is not None:
+        raws = [level.wrap(a) if hasattr(a, "dtype") and getattr(a, "level", None) is not level else a for a in raws]
     if not arrays:
         return [scalar_array(a) if isinstance(a, (bool, int, float, complex)) else a for a in raws]
     wanted = promote(*(a.dtype for a in arrays))

@@ -55,7 +55,8 @@ def reading_shapes(rule: Rule, codes: tuple[int, ...], others: list[tuple[int, .
 def push_elementwise(op: Any, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:
     """The Jacobian is diagonal, so the one derivative serves both directions."""
     parts = [d(F, t, out, *inputs, **attrs) for d, t in zip(op.vjps, ts) if t is not None and d is not None]
-    return F.broadcast_to(add_up(parts), shape=out.shape)
+    total = add_up(parts)
+    return total if total.shape == out.shape else F.broadcast_to(total, shape=out.shape)
 
 
 def push_linear(op: Any, F: Any, ts: tuple[Any, ...], out: Any, *inputs: Any, **attrs: Any) -> Any:

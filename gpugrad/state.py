@@ -22,9 +22,52 @@ class Mode(threading.local):
 
     enabled: bool = True
     depth: int = 0
+    draws: tuple[Draws, ...] = ()
 
 
 mode = Mode()
+
+
+class Draws:
+    """What random generators gave out during a call, so that a second run of it gets the same: a context.
+
+    Inner contexts come later in `mode.draws`. A log notes the draws made within it, a replay of a log gives them again.
+    """
+
+    def __init__(self, log: list[Any] | None = None) -> None:
+        self.log: list[Any] = [] if log is None else log
+        self._rest = None if log is None else iter(log)
+
+    def again(self) -> Draws:
+        """A replay of this log."""
+        return Draws(self.log)
+
+    def __enter__(self) -> Draws:
+        mode.draws = (*mode.draws, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mode.draws = mode.draws[:-1]
+
+    @staticmethod
+    def replaying() -> bool:
+        """Whether some call is being run a second time."""
+        return any(d._rest is not None for d in mode.draws)
+
+    @staticmethod
+    def take(draw: Callable[[], Any]) -> Any:
+        """The next draw: from the innermost replay, else a new one; noted in the logs inside that."""
+        logs = []
+        for d in reversed(mode.draws):
+            if d._rest is not None:
+                value = next(d._rest)
+                break
+            logs.append(d.log)
+        else:
+            value = draw()
+        for log in logs:
+            log.append(value)
+        return value
 
 
 def owner(array: Any) -> Any:

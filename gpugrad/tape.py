@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
+from gpugrad.interpret import settle
 from gpugrad.op import PICK, RAW, RECORDING, record
 from gpugrad.state import spare, writes
 from gpugrad.tensor import Node, Tensor
@@ -17,8 +18,8 @@ from gpugrad.tensor import Node, Tensor
 _seq = attrgetter("seq")
 
 
-def history(roots: Iterable[Node]) -> list[Node]:
-    """Every node that the roots depend on, oldest first. Raises GraphError if part of it is spent."""
+def history(roots: Iterable[Node], born: int = 0) -> list[Node]:
+    """What the roots depend on, oldest first, but nothing behind a node older than `born`. GraphError if spent."""
     seen = set(roots)
     stack = list(seen)
     while stack:
@@ -27,7 +28,7 @@ def history(roots: Iterable[Node]) -> list[Node]:
             first = place(*node.attrs["spent"])
             hint = "pass retain_graph=True there to differentiate twice"
             raise fail(GraphError, node.op.name, f"this graph was already differentiated by\n    {first}\n  {hint}")
-        for p in node.parents:
+        for p in node.parents if node.seq >= born else ():
             if p is not None and p not in seen:
                 seen.add(p)
                 stack.append(p)
@@ -43,15 +44,17 @@ def leading_to(targets: Iterable[Node], order: list[Node]) -> set[Node]:
     return needed
 
 
-def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: bool) -> dict[Node, Any]:
+def walk(
+    F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: bool, born: int = 0
+) -> dict[Node, Any]:  # fmt: skip
     """Pull the seeds back through the graph, newest call first; returns the cotangents of targets (or all leaves).
 
     First order (`F` raw): rules see raw arrays, sums made here grow in place. Otherwise (`F` recording) rules
     see Tensors tied to the graph, so the result can be differentiated again. Unless `keep`, what each call
-    saved is released as the walk passes it.
+    saved is released as the walk passes it. It ends at nodes older than `born`.
     """
     graph, spent_at = F is RECORDING, {"spent": user_frame()}
-    order = history(seeds)
+    order = history(seeds, born)
     needed = None if targets is None else leading_to(targets, order)
     wanted = needed and frozenset(targets or ())
     grads, found, ours = dict(seeds), {}, set()
@@ -67,7 +70,7 @@ def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: b
         op = node.op
         if op is None or (wanted and node in wanted):
             found[node] = g
-            if op is None:
+            if op is None or node.seq < born:
                 continue
         if op is PICK:
             whole, i = node.parents[0], node.attrs["index"]
@@ -95,7 +98,7 @@ def walk(F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: b
                     if p.op is None and not graph and (pg is g or pg.base is not None or any(pg is s for s in saved)):
                         pg = pg.copy()  # a leaf's gradient is its own memory, never a view of something shared
                     grads[p] = pg
-                elif p in ours:
+                elif p in ours and type(pg) is type(grads[p]):
                     grads[p] += pg
                 else:
                     grads[p] = grads[p] + pg
@@ -117,7 +120,7 @@ def fit(F: Any, g: Any, parent: Node, index: int) -> Any:
         if lead < 0 or any(shape[i] != want[i - lead] for i in range(lead, len(shape)) if i not in axes):
             raise ShapeError(f"the rule for input {index} gave shape {shape}, expected {want}")
         g = F.reshape(F.sum(g, axis=axes, keepdims=True), shape=want)
-    return g if g.dtype == parent.dtype else F.astype(g, dtype=parent.dtype)
+    return g if g.dtype is parent.dtype else settle(F, g, parent.dtype)
 
 
 def tied(node: Node) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpugrad import backends
 from gpugrad.errors import DTypeError, GraphError, fail, user_frame
+from gpugrad.layered import constant, plain
 from gpugrad.state import next_seq
 
 if TYPE_CHECKING:
@@ -25,19 +26,8 @@ class Node:
     """
 
     __slots__ = (
-        "__weakref__",
-        "attrs",
-        "code",
-        "dtype",
-        "grad",
-        "hooks",
-        "lasti",
-        "op",
-        "parents",
-        "saved",
-        "seq",
-        "shape",
-    )
+        "__weakref__", "attrs", "code", "dtype", "grad", "hooks", "lasti", "op", "parents", "saved", "seq", "shape",
+    )  # fmt: skip
     observed: ClassVar[bool] = False
 
     op: Any
@@ -89,7 +79,7 @@ class Tensor(Operators):
     @property
     def dtype(self) -> Any:
         """Data type of the elements."""
-        return self.data.dtype
+        return self.data.dtype if self.data.dtype.metadata is None else plain(self.data.dtype)
 
     @property
     def ndim(self) -> int:
@@ -146,4 +136,4 @@ class Tensor(Operators):
 
     def detach(self) -> Tensor:
         """The same array without history: a constant to differentiation. Shares memory."""
-        return Tensor(self.data)
+        return Tensor(constant(self.data))

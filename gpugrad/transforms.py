@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gpugrad.errors import GraphError, ShapeError, describe, fail
+from gpugrad.interpret import settle
+from gpugrad.layered import levels
 from gpugrad.op import RECORDING, raw
 from gpugrad.ops.creation import asarray
 from gpugrad.state import enable_grad, mode, no_grad, switch
 from gpugrad.tape import walk
 from gpugrad.tensor import Leaf, Node, Tensor
+from gpugrad.tree import refill, tree_leaves, tree_map
 
 
 def differentiate(
@@ -20,8 +23,8 @@ def differentiate(
 ) -> dict[Node, Tensor]:  # fmt: skip
     """Seed the walk from outputs and wrap what it finds. Raises GraphError where there is nothing to differentiate."""
     seeds: dict[Node, Any] = {}
-    F: Any = RECORDING if create_graph else raw(outputs[0].data)
     for out, given in zip(outputs, cotangents):
+        F: Any = RECORDING if create_graph else raw(out.data)
         if out.node is None:
             raise fail(GraphError, name, f"{describe(out)} does not depend on any tensor that requires gradients")
         if given is None and out.data.size != 1:
@@ -32,8 +35,13 @@ def differentiate(
             )  # fmt: skip
         if given is not None and given.shape != out.shape:
             raise fail(ShapeError, name, f"the cotangent has shape {list(given.shape)}, expected {list(out.shape)}")
-        value, given = (out.detach(), given) if create_graph else (out.data, None if given is None else given.data)
-        g = F.ones_like(value) if given is None else given if create_graph or out.node.op else given.copy()
+        value, given = (Tensor(out.data), given) if create_graph else (out.data, None if given is None else given.data)
+        if given is None:
+            g = F.ones_like(value)
+        elif levels(out.data.dtype):
+            g = settle(F, given, out.data.dtype)
+        else:
+            g = given if create_graph or out.node.op else given.copy()
         seeds[out.node] = seeds[out.node] + g if out.node in seeds else g
     with switch(create_graph):
         found = walk(F, seeds, targets, retain_graph or create_graph)
@@ -88,25 +96,8 @@ def gradients(
         g = None if n is None else found.get(n)
         if g is None and unconnected == "error":
             raise fail(GraphError, "gradients", f"the outputs do not depend on input {i}, {describe(t)}")
-        result.append(RECORDING.zeros_like(t.detach()) if g is None and unconnected == "zero" else g)
+        result.append(RECORDING.zeros_like(Tensor(t.data)) if g is None and unconnected == "zero" else g)
     return result[0] if isinstance(inputs, Tensor) else tuple(result)
-
-
-def tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
-    """Apply fn to every leaf of nested dicts, lists, tuples and named tuples; the structure is kept."""
-    if isinstance(tree, dict):
-        return {k: tree_map(fn, v) for k, v in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        parts = [tree_map(fn, v) for v in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    return fn(tree)
-
-
-def tree_leaves(tree: Any) -> list[Any]:
-    """The leaves of a nested structure, in order."""
-    leaves: list[Any] = []
-    tree_map(leaves.append, tree)
-    return leaves
 
 
 def value_and_grad(
@@ -141,7 +132,7 @@ def value_and_grad(
         finally:
             mode.depth -= 1
         parts = iter(found)
-        grads = [tree_map(lambda _: next(parts), varied[i]) for i in positions]
+        grads = [refill(varied[i], parts) for i in positions]
         return ((out, aux) if has_aux else out), (tuple(grads) if several else grads[0])
 
     return run
@@ -151,7 +142,7 @@ def entry(x: Any) -> Tensor:
     """A differentiable stand-in for an argument: tied to the outer graph if there is one, else a new leaf."""
     if isinstance(x, Tensor) and x.node is not None and x.node.saved is not None:
         return RECORDING.alias(x)  # type: ignore[no-any-return]
-    return asarray(float(x) if type(x) is int else x.detach() if isinstance(x, Tensor) else x).requires_grad_()
+    return asarray(float(x) if type(x) is int else Tensor(x.data) if isinstance(x, Tensor) else x).requires_grad_()
 
 
 def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
@@ -214,5 +205,4 @@ class Tape:
         found = gradients(
             target, stand_ins, [cotangent], retain_graph=keep, create_graph=self._open, unconnected=unconnected
         )
-        parts = iter(found)
-        return tree_map(lambda _: next(parts), sources)
+        return refill(sources, found)

@@ -105,9 +105,9 @@ MISTAKES = [
         "[max] (float32[0], axis=(0,)): an empty axis has no max",
     ),
     (
-        lambda: gg.mean(gg.zeros((0,3)), axis=0),
+        lambda: gg.min(gg.zeros((0, 3)), axis=0),
         errors.ShapeError,
-        "[mean] (float32[0, 3], axis=(0,)): an empty axis has no mean",
+        "[min] (float32[0, 3], axis=(0,)): an empty axis has no min",
     ),
     (
         lambda: gg.argmax(gg.zeros((0,))),

@@ -262,3 +262,15 @@ def test_requires_grad_of_integers_is_refused():
 def test_bytes():
     x = gg.zeros((3, 4), dtype="float16")
     assert (x.itemsize, x.nbytes) == (2, 24)
+
+
+def test_numpy_cannot_cut_a_gradient_in_silence():
+    x = gg.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(gg.errors.GraphError, match="part of a graph, which NumPy would cut"):
+        np.asarray(x * 2)
+    assert np.asarray((x * 2).detach()).tolist() == [2, 4]
+    with gg.no_grad():
+        assert np.asarray(x).tolist() == [1, 2]
+    y = (x * x).sum()
+    y.backward()
+    assert np.asarray(y) == 5  # spent: there is nothing left to cut

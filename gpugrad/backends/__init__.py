@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from gpugrad.backends.cpu import CPU
 from gpugrad.errors import DeviceError, DTypeError, describe, fail
+from gpugrad.layered import LAYERS
 
 
 class Backend(Protocol):
@@ -87,7 +88,8 @@ class Impls(dict[type, Any]):
 
 def of(array: Any) -> Backend:
     """The backend of a raw array."""
-    return of_type(type(array))
+    backend = of_type(type(array))
+    return backend.holding(array) if type(array) in LAYERS else backend  # type: ignore[attr-defined,no-any-return]
 
 
 def is_raw(x: Any) -> bool:

@@ -103,7 +103,7 @@ def _sum(launch: Any, x: Any, axis: tuple[int, ...], keepdims: bool, dtype: Any 
 
 
 def _mean(launch: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
-    return reduce(launch, "Sum", x, axis, keepdims, divisor=float(_count(x, axis)))
+    return reduce(launch, "Sum", x, axis, keepdims, divisor=_count(x, axis) or math.nan)
 
 
 def _extreme(launch: Any, x: Any, axis: tuple[int, ...], keepdims: bool, sign: float) -> Any:
@@ -116,7 +116,8 @@ def _place(launch: Any, x: Any, axis: int | None, keepdims: bool, sign: float) -
 
 
 def _var(launch: Any, x: Any, axis: tuple[int, ...], keepdims: bool, correction: float, dtype: Any = None) -> Any:
-    return reduce(launch, "Moments", x, axis, keepdims, dtype, divisor=float(_count(x, axis) - correction))
+    n = _count(x, axis)
+    return reduce(launch, "Moments", x, axis, keepdims, dtype, divisor=n - correction if n > correction else math.nan)
 
 
 def _std(launch: Any, x: Any, axis: tuple[int, ...], keepdims: bool, correction: float) -> Any:

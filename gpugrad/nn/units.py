@@ -16,7 +16,7 @@ from typing import Any
 
 import gpugrad as gg
 from gpugrad import losses
-from gpugrad.transforms import tree_leaves, tree_map
+from gpugrad.tree import tree_leaves, tree_map
 
 
 def forward(unit: Callable[..., gg.Tensor], *args: Any) -> tuple[gg.Tensor, Callable[..., Any]]:

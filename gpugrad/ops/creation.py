@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,21 +11,24 @@ import numpy as np
 from gpugrad import backends, dtypes
 from gpugrad.dtypes import get_default_dtype, promote
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.layered import constant
 from gpugrad.op import RECORDING
-from gpugrad.ops.shape import astype, broadcast_to, operand, reshape, sizes, stack, to_device
+from gpugrad.ops.shape import astype as cast
+from gpugrad.ops.shape import broadcast_to, operand, reshape, sizes, stack, to_device
 from gpugrad.tensor import Tensor
 
 __all__ = [
-    "arange", "asarray", "can_cast", "empty", "empty_like", "eye", "finfo", "full", "full_like", "get_default_device",
-    "iinfo", "isdtype", "linspace", "meshgrid", "ones", "ones_like", "result_type", "set_default_device", "tensor",
-    "zeros", "zeros_like",
+    "arange", "asarray", "astype", "can_cast", "empty", "empty_like", "eye", "finfo", "from_dlpack", "full",
+    "full_like", "get_default_device", "iinfo", "isdtype", "linspace", "meshgrid", "ones", "ones_like", "result_type",
+    "set_default_device", "tensor", "zeros", "zeros_like",
 ]  # fmt: skip
 
 _device = ["cpu"]
 KINDS = {
-    "signed integer": "i", "unsigned integer": "u", "integral": "iu", "real floating": "f",
+    "bool": "b", "signed integer": "i", "unsigned integer": "u", "integral": "iu", "real floating": "f",
     "complex floating": "c", "numeric": "iufc",
 }  # fmt: skip
+CUDA_MEMORY = (2, 13)  # DLPack's device types: CUDA, CUDA managed
 KNOWN = frozenset(v for v in vars(dtypes).values() if isinstance(v, np.dtype))
 
 
@@ -49,6 +54,11 @@ def dtype_of(dtype: Any, op: str) -> Any:
     return found
 
 
+def default_complex() -> Any:
+    """The complex type whose parts are of the default float type."""
+    return promote(dtypes.complex64, get_default_dtype())
+
+
 # --- from values ------------------------------------------------------------------------------------------
 
 
@@ -61,7 +71,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     byte order, or requires_grad on integers, DeviceError for a device that cannot be used.
     """
     if isinstance(data, Tensor):
-        data = data.data
+        data = constant(data.data)
     made = _made(data, dtype, device, True, "tensor")
     return made.requires_grad_() if requires_grad and made.node is None else made
 
@@ -73,7 +83,7 @@ def asarray(obj: Any, dtype: Any = None, device: str | None = None, copy: bool |
     """
     if not isinstance(obj, Tensor):
         return _made(obj, dtype, device, copy, "asarray")
-    out = obj if dtype is None else astype(obj, dtype_of(dtype, "asarray"))
+    out = obj if dtype is None else cast(obj, dtype_of(dtype, "asarray"))
     out = out if device is None else to_device(out, device)
     if copy is False and out is not obj:
         raise fail(ShapeError, "asarray", f"{describe(obj)} on {obj.device} cannot be given without a copy")
@@ -84,21 +94,19 @@ def _made(data: Any, dtype: Any, device: str | None, copy: bool | None, op: str)
     want = None if dtype is None else dtype_of(dtype, op)
     if isinstance(data, (list, tuple)) and _holds_tensor(data):
         out = stack([d if isinstance(d, Tensor) else _made(d, None, device, None, op) for d in data])
-        out = out if want is None else astype(out, want)
+        out = out if want is None else cast(out, want)
         return out if device is None else to_device(out, device)  # type: ignore[no-any-return]
     values, place = data, device
     if not backends.is_raw(data):
         try:
-            values = np.asarray(data)
+            values = np.asarray(data, want if want is not None and want.kind in "iu" and _is_whole(data) else None)
         except ValueError as error:
             raise fail(ShapeError, op, f"the sequence is ragged: {error}") from None
         if copy is False and isinstance(data, (bool, int, float, complex, list, tuple)):
             raise fail(ShapeError, op, f"a {type(data).__name__} cannot be given without a copy")
         if want is None and _is_weak(data):
             default = get_default_dtype()
-            want = {"f": default, "c": promote(dtypes.complex64, default), "i": dtypes.int64}.get(
-                values.dtype.kind,
-            )  # fmt: skip
+            want = {"f": default, "c": default_complex(), "i": dtypes.int64}.get(values.dtype.kind)
     if values.dtype not in KNOWN and values.dtype.name != "bfloat16":
         hint = "; convert it with .astype(x.dtype.newbyteorder('='))" if not values.dtype.isnative else ""
         raise fail(DTypeError, op, f"data of type {values.dtype.str if hint else values.dtype} is not supported{hint}")
@@ -122,11 +130,35 @@ def _holds_tensor(data: Any) -> bool:
     return isinstance(data, Tensor) or (isinstance(data, (list, tuple)) and any(map(_holds_tensor, data)))
 
 
+def _is_whole(data: Any) -> bool:
+    """Whether data is Python integers and bools only, or sequences of them: they must fit an integer type asked for."""
+    if isinstance(data, (list, tuple)):
+        return all(map(_is_whole, data))
+    return type(data) in (int, bool)
+
+
 def _is_weak(data: Any) -> bool:
     """Whether data is numbers only, or sequences of them: no array whose dtype would have to be kept."""
     if isinstance(data, (list, tuple)):
         return all(map(_is_weak, data))
     return isinstance(data, (bool, int, float, complex)) and type(data).__module__ == "builtins"
+
+
+def from_dlpack(x: Any, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """The array of another library through its `__dlpack__`: memory is shared, unless copied or moved.
+
+    device: 'cpu' or 'cuda:N'. copy: True always copies, False raises BufferError where the exporter must. A Tensor is
+    taken without its history. Raises DTypeError for an object without the protocol, or of an unknown data type.
+    """
+    if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
+        raise fail(DTypeError, "from_dlpack", f"{type(x).__name__} does not export DLPack")
+    x = x.data if isinstance(x, Tensor) else x
+    source = backends.get("cuda" if x.__dlpack_device__()[0] in CUDA_MEMORY else "cpu")
+    values = source.xp.from_dlpack(x)
+    elsewhere = device is not None and source.device_of(values) != device
+    if copy is False and elsewhere:
+        raise BufferError(f"[from_dlpack] {describe(values)} cannot reach {device} without a copy")
+    return _made(values, None, device, None if elsewhere else copy, "from_dlpack")
 
 
 # --- from a shape or a range ------------------------------------------------------------------------------
@@ -159,14 +191,14 @@ def empty(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
 
 
 def full(shape: Any, fill_value: Any, dtype: Any = None, device: str | None = None) -> Tensor:
-    """One value everywhere: bool gives bool, int int64, float the default float; a Tensor stays differentiable."""
+    """One value everywhere: bool gives bool, int int64, float or complex the default; a Tensor stays differentiable."""
     if isinstance(fill_value, Tensor):
-        value = fill_value if dtype is None else astype(fill_value, dtype_of(dtype, "full"))
+        value = fill_value if dtype is None else cast(fill_value, dtype_of(dtype, "full"))
         value = value if device is None else to_device(value, device)
         return value * _new("ones", shape, value.dtype, value.device, op="full")
     if dtype is None:
         dtype = np.asarray(fill_value).dtype
-        dtype = get_default_dtype() if dtype.kind == "f" else dtype
+        dtype = {"f": get_default_dtype(), "c": default_complex()}.get(dtype.kind, dtype)
     return _new("full", shape, dtype, device, fill_value)
 
 
@@ -198,30 +230,46 @@ def full_like(x: Any, fill_value: Any, dtype: Any = None, device: str | None = N
 
 def _ranged(values: Any, whole: bool, dtype: Any, device: str | None, op: str) -> Tensor:
     """Host numbers, exact or in double precision, as a tensor of integers or of the default float type."""
-    want = dtype_of(dtype, op) if dtype is not None else dtypes.int64 if whole else get_default_dtype()
+    default = {"c": default_complex()}.get(values.dtype.kind, dtypes.int64 if whole else get_default_dtype())
+    want = default if dtype is None else dtype_of(dtype, op)
     place = device or get_default_device()
-    return Tensor(backends.get(place).asarray(values.astype(want), device=place))
+    return Tensor(backends.get(place).asarray(values.astype(want, copy=False), device=place))
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: str | None = None) -> Tensor:
     """start, start + step, ... below stop (from 0 with one argument): int64, or the default float if one is a float.
 
-    Values are computed in double precision. Raises RangeError for step 0.
+    Integers are exact, others computed in double precision. Raises RangeError for step 0.
     """
     start, stop = (0, start) if stop is None else (start, stop)
     if step == 0:
         raise fail(RangeError, "arange", "step is 0")
-    whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
-    return _ranged(np.arange(start, stop, step), whole, dtype, device, "arange")
+    if not all(isinstance(v, (int, np.integer)) for v in (start, stop, step)):
+        return _ranged(np.arange(start, stop, step), False, dtype, device, "arange")
+    if max(abs(start), abs(stop), abs(step)) < 2**53:  # NumPy computes the length in double precision
+        return _ranged(np.arange(start, stop, step), True, dtype, device, "arange")
+    counts = np.arange(len(range(start, stop, step)), dtype="uint64")
+    values = counts * np.uint64(step % 2**64) + np.uint64(start % 2**64)  # modulo 2^64, in which a sign is no matter
+    return _ranged(values if max(start, stop) >= 2**63 else values.view("int64"), True, dtype, device, "arange")
 
 
 def linspace(
-    start: float, stop: float, num: int, *, dtype: Any = None, device: str | None = None, endpoint: bool = True
+    start: complex, stop: complex, num: int, *, dtype: Any = None, device: str | None = None, endpoint: bool = True
 ) -> Tensor:
-    """num evenly spaced values from start to stop (left out if endpoint=False), in double precision, then cast."""
+    """num evenly spaced values from start to stop (left out if endpoint=False), in double precision, then cast.
+
+    Of an integer dtype they are rounded down, exactly so from integers.
+    """
     if num < 0:
         raise fail(ShapeError, "linspace", f"num is {num}; expected at least 0")
-    return _ranged(np.linspace(start, stop, num, endpoint=endpoint), False, dtype, device, "linspace")
+    if dtype is None or (want := dtype_of(dtype, "linspace")).kind not in "iu":
+        return _ranged(np.linspace(start, stop, num, endpoint=endpoint), False, dtype, device, "linspace")
+    if isinstance(start, int) and isinstance(stop, int):
+        parts = max(num - endpoint, 1)
+        values = np.asarray([start + (stop - start) * i // parts for i in range(num)], want)
+    else:
+        values = np.floor(np.linspace(start, stop, num, endpoint=endpoint))
+    return _ranged(values, False, want, device, "linspace")
 
 
 def eye(n_rows: int, n_cols: int | None = None, *, k: int = 0, dtype: Any = None, device: str | None = None) -> Tensor:
@@ -230,6 +278,7 @@ def eye(n_rows: int, n_cols: int | None = None, *, k: int = 0, dtype: Any = None
     backend = backends.get(place)
     with backend.scope(place):
         want = get_default_dtype() if dtype is None else dtype_of(dtype, "eye")
+        k = max(-n_rows, min(k, n_rows if n_cols is None else n_cols))  # a diagonal beyond the corner is empty
         return Tensor(backend.xp.eye(n_rows, n_cols, k=k, dtype=want))
 
 
@@ -281,14 +330,65 @@ def can_cast(from_: Any, to: Any) -> bool:
     return bool(np.can_cast(source, target)) and (source.kind not in "iu" or target.kind in "iu")
 
 
-def finfo(dtype: Any) -> Any:
-    """NumPy's floating-point limits (bits, eps, max, min, smallest_normal) of an array or dtype."""
-    return np.finfo(_as_dtype(dtype, "finfo"))
+@dataclasses.dataclass(frozen=True)
+class FloatLimits:
+    """What `finfo` tells of a floating type, as Python numbers; of a complex type it tells of the parts."""
+
+    bits: int
+    eps: float
+    max: float
+    min: float
+    smallest_normal: float
+    dtype: Any
+
+    @property
+    def tiny(self) -> float:
+        """NumPy's name of smallest_normal."""
+        return self.smallest_normal
 
 
-def iinfo(dtype: Any) -> Any:
-    """NumPy's integer limits (bits, max, min) of an array or dtype."""
-    return np.iinfo(_as_dtype(dtype, "iinfo"))
+@dataclasses.dataclass(frozen=True)
+class IntegerLimits:
+    """What `iinfo` tells of an integer type, as Python integers."""
+
+    bits: int
+    max: int
+    min: int
+    dtype: Any
+
+
+def finfo(type: Any) -> FloatLimits:
+    """Floating-point limits (bits, eps, max, min, smallest_normal, dtype) of a dtype or an array's dtype.
+
+    Raises DTypeError for a type that is not floating.
+    """
+    found = _as_dtype(type, "finfo")
+    if not (dtypes.is_float(found) or found.kind == "c"):
+        raise fail(DTypeError, "finfo", f"{found} is not a floating-point data type")
+    limits: Any = getattr(sys.modules[found.type.__module__], "finfo", np.finfo)(found)  # bfloat16 brings its own
+    eps, high, low, smallest = (float(v) for v in (limits.eps, limits.max, limits.min, limits.smallest_normal))
+    return FloatLimits(int(limits.bits), eps, high, low, smallest, np.dtype(limits.dtype))
+
+
+def iinfo(type: Any) -> IntegerLimits:
+    """Integer limits (bits, max, min, dtype) of a dtype or an array's dtype. Raises DTypeError for any other type."""
+    found = _as_dtype(type, "iinfo")
+    if found.kind not in "iu":
+        raise fail(DTypeError, "iinfo", f"{found} is not an integer data type")
+    limits = np.iinfo(found)
+    return IntegerLimits(int(limits.bits), int(limits.max), int(limits.min), found)
+
+
+def astype(x: Any, dtype: Any, *, copy: bool = True, device: str | None = None) -> Any:
+    """x in another dtype, and on another device if one is named. Gradients are cast back; integers are constants.
+
+    copy: False gives x itself where nothing changes. Raises DTypeError for complex numbers to real ones: take `real`.
+    """
+    x, want = operand(x, "astype"), dtype_of(dtype, "astype")
+    if x.dtype.kind == "c" and want.kind in "fiu":
+        raise fail(DTypeError, "astype", f"{describe(x)} to {want} would lose the imaginary part; use real or imag")
+    out = cast(x, want) if device is None else to_device(cast(x, want), device)
+    return RECORDING.astype(x, dtype=want) if copy and out is x else out
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:

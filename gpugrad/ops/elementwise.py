@@ -17,7 +17,7 @@ from gpugrad.define import elementwise, finish, nondiff
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import DomainError, describe, fail
 from gpugrad.launch import activation as launch
-from gpugrad.op import Op, nary
+from gpugrad.op import RECORDING, Op, nary
 from gpugrad.operands import alive, join, scalar_array
 from gpugrad.tensor import Tensor
 
@@ -124,7 +124,17 @@ divide = elementwise(
     "divide", "divide", lambda F, t, _out, _x, y: t / y, lambda F, t, out, _x, y: -t * out / y, floating=True,
     doc="x / y, broadcast; integers give the default float.",
 )  # fmt: skip
-floor_divide = nondiff("floor_divide", "floor_divide", 2, doc="floor(x / y), broadcast.")
+
+
+def floor_divide_forward(xp: Any, x: Any, y: Any) -> Any:
+    """The array module's, but for infinite operands: the Array API has floor of the quotient, Python NaN and -1."""
+    out = xp.floor_divide(x, y)
+    if out.dtype.kind != "f":
+        return out
+    return xp.where(xp.isinf(x) | xp.isinf(y), xp.floor(xp.divide(x, y)), out)
+
+
+floor_divide = nondiff("floor_divide", floor_divide_forward, 2, doc="floor(x / y), broadcast.")
 remainder = elementwise(
     "remainder", "remainder", lambda F, t, _out, _x, _y: t, lambda F, t, _out, x, y: -t * F.floor_divide(x, y),
     doc="x - y * floor(x / y): the remainder with the sign of y.",
@@ -142,7 +152,21 @@ cbrt = elementwise(
     "cbrt", "cbrt", lambda F, t, out, _x: F.quotient(t, 3 * (out * out)), floating=True, doc="Cube root.",
 )  # fmt: skip
 abs = elementwise("abs", "abs", lambda F, t, _out, x: t * F.sign(x), doc="Absolute value.")
-sign = elementwise("sign", "sign", zero_slope, doc="-1, 0 or 1.")
+
+
+def unsigned_zero(name: str) -> Callable[..., Any]:
+    """A NumPy function whose zeros lose their sign."""
+
+    def forward(xp: Any, x: Any) -> Any:
+        out = getattr(xp, name)(x)
+        return out if out.dtype.kind in "iu" else out + out.dtype.type(0)
+
+    return forward
+
+
+sign = elementwise(
+    "sign", "sign", zero_slope, cpu=unsigned_zero("sign"), doc="-1, 0 or 1, and x / |x| of a complex number.",
+)  # fmt: skip
 signbit = nondiff("signbit", "signbit", doc="Whether the sign bit is set: true for -0.0.")
 copysign = elementwise(
     "copysign", "copysign", lambda F, t, out, x, _y: t * (F.sign(x) * F.sign(out)), zero_slope, floating=True,
@@ -192,8 +216,38 @@ def pow(x: Any, y: Any) -> Any:
 
 exp = elementwise("exp", "exp", lambda F, t, out, _x: t * out, floating=True, doc="e to the x.")
 exp2 = elementwise("exp2", "exp2", lambda F, t, out, _x: t * (out * LN2), floating=True, doc="2 to the x.")
+
+
+def complex_where(xp: Any, z: Any, *cases: tuple[Any, Any, Any]) -> Any:
+    """z with its parts replaced case by case: (mask, real part, imaginary part), None for a part that stays."""
+    re, im = z.real, z.imag
+    for mask, u, v in cases:
+        re, im = re if u is None else xp.where(mask, u, re), im if v is None else xp.where(mask, v, im)
+    return whole_complex(xp, re, im)
+
+
+def whole_complex(xp: Any, re: Any, im: Any) -> Any:
+    """re + i im without arithmetic, which would spoil infinities."""
+    parts = xp.stack([re, im], -1)
+    return parts.view(np.result_type(parts.dtype, np.complex64))[..., 0]
+
+
+def expm1_forward(xp: Any, x: Any) -> Any:
+    """The array module's; a complex one by exp(a) cis(b) - 1 = expm1(a) cos b - 2 sin(b/2)^2 + i exp(a) sin b."""
+    if x.dtype.kind != "c":
+        return xp.expm1(x)
+    a, b = x.real, x.imag
+    half = xp.sin(b / 2)
+    z = whole_complex(xp, xp.expm1(a) * xp.cos(b) - 2 * half * half + 0.0, xp.exp(a) * xp.sin(b))
+    low, high = a == -math.inf, a == math.inf
+    return complex_where(
+        xp, z, (b == 0, xp.expm1(a) + 0.0, b), (low, -1.0, None), (low & ~xp.isfinite(b), None, 0.0),
+        (high & ~xp.isfinite(b), math.inf, math.nan),
+    )  # fmt: skip
+
+
 expm1 = elementwise(
-    "expm1", "expm1", lambda F, t, out, _x: t * (out + 1), floating=True, doc="exp(x) - 1, accurate near 0.",
+    "expm1", expm1_forward, lambda F, t, out, _x: t * (out + 1), floating=True, doc="exp(x) - 1, accurate near 0.",
 )  # fmt: skip
 log = elementwise(
     "log", "log", lambda F, t, _out, x: F.quotient(t, x), floating=True,
@@ -257,8 +311,19 @@ atan2 = elementwise(
 )  # fmt: skip
 sinh = elementwise("sinh", "sinh", lambda F, t, _out, x: t * F.cosh(x), floating=True, doc="Hyperbolic sine.")
 cosh = elementwise("cosh", "cosh", lambda F, t, _out, x: t * F.sinh(x), floating=True, doc="Hyperbolic cosine.")
+
+
+def tanh_forward(xp: Any, x: Any) -> Any:
+    """The array module's; a complex one of infinite real part and finite imaginary part b is +-1 with b's zero."""
+    out = xp.tanh(x)
+    if x.dtype.kind != "c":
+        return out
+    far = xp.isinf(x.real) & xp.isfinite(x.imag)
+    return complex_where(xp, out, (far, xp.sign(x.real), xp.copysign(xp.zeros_like(x.imag), x.imag)))
+
+
 tanh = elementwise(
-    "tanh", "tanh", lambda F, t, out, _x: F.tanh_bwd(t, out), floating=True, cuda=launch.tanh,
+    "tanh", tanh_forward, lambda F, t, out, _x: F.tanh_bwd(t, out), floating=True, cuda=launch.tanh,
     doc="Hyperbolic tangent.",
 )  # fmt: skip
 
@@ -444,9 +509,12 @@ _where_op = Op(
     (None, lambda F, t, _out, c, _x, _y: F.where(c, t, 0), lambda F, t, _out, c, _x, _y: F.where(c, 0, t)),
     kind="elementwise",
 )  # fmt: skip
-where = finish(
-    _where_op, nary(_where_op), "x where the condition holds, else y, broadcast; gradients follow the choice."
-)
+_where = finish(_where_op, nary(_where_op), "")
+
+
+def where(condition: Any, x: Any, y: Any, /) -> Any:
+    """x where the condition holds, else y, broadcast; gradients follow the choice."""
+    return _where(condition, x, y)
 
 
 def extremum(name: str, loses: Callable[[Any, Any], Any], doc: str) -> Callable[[Any, Any], Any]:
@@ -496,12 +564,16 @@ _clip = elementwise("clip", clip_forward, clip_dx, None, None, attrs=True)
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     """x limited to [min, max], broadcast; either bound may be None. The slope is 0 on a constant bound.
 
-    Bounds that require gradients receive them where they apply. Where min > max the result is max.
+    Bounds that require gradients receive them where they apply. Where min > max the result is max. The result has x's
+    dtype; but floating bounds of integers give the common one.
     """
     if not (tracked(min) or tracked(max)):
-        return _clip(x, min, max)
-    x = x if min is None else maximum(x, min)
-    return x if max is None else minimum(x, max)
+        out = _clip(x, min, max)
+    else:
+        out = x if min is None else maximum(x, min)
+        out = out if max is None else minimum(out, max)
+    narrower = hasattr(x, "dtype") and out.dtype != x.dtype and (out.dtype.kind == "f") == (x.dtype.kind == "f")
+    return RECORDING.astype(out, dtype=x.dtype) if narrower else out
 
 
 heaviside = elementwise(

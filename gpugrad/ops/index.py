@@ -308,6 +308,8 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1, *, distinct: bool = Fa
 def nonzero(x: Any) -> tuple[Tensor, ...]:
     """Positions of the true or nonzero elements, one int64 array per axis; waits for the device."""
     x = operand(x, "nonzero")
+    if not x.ndim:
+        raise fail(ShapeError, "nonzero", "a 0-d array has no axis to give positions on")
     return tuple(Tensor(i) for i in backends.of(x.data).xp.nonzero(x.data))
 
 
@@ -467,11 +469,15 @@ def topk(x: Any, k: int, axis: int = -1, *, largest: bool = True) -> tuple[Any, 
     return take_along_axis(x, order, axis, distinct=True), order
 
 
-def searchsorted(x: Any, values: Any, side: str = "left") -> Any:
-    """Int64 positions at which `values` would keep the sorted 1-d x in order; 'right' is after equal elements."""
+def searchsorted(x: Any, values: Any, side: str = "left", *, sorter: Any = None) -> Any:
+    """Int64 positions at which `values` would keep the sorted 1-d x in order; 'right' is after equal elements.
+
+    sorter: positions that sort x, where it is not sorted itself.
+    """
     x = operand(x, "searchsorted")
     if x.ndim != 1 or side not in ("left", "right"):
         raise fail(ShapeError, "searchsorted", f"{describe(x)}, side={side!r}; expected a 1-d array, 'left' or 'right'")
+    x = x if sorter is None else take(x, sorter)
     return _searchsorted(x, operand(values, "searchsorted", x), side=side)
 
 

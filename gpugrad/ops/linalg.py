@@ -10,19 +10,22 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpugrad.define import general, linear, multilinear
-from gpugrad.errors import DomainError, RangeError, ShapeError, describe, fail
+from gpugrad.define import general, linear, multilinear, nondiff
+from gpugrad.errors import DomainError, GraphError, RangeError, ShapeError, describe, fail
 from gpugrad.launch import linalg as launch
 from gpugrad.op import RECORDING as G
 from gpugrad.ops import elementwise, reduce
 from gpugrad.ops._axes import normalize_axis, one_axis
+from gpugrad.ops.creation import eye
 from gpugrad.ops.index import working
 from gpugrad.ops.shape import (
     astype,
+    broadcast_to,
+    concat,
     expand_dims,
     matrix_transpose,
     operand,
@@ -32,10 +35,39 @@ from gpugrad.ops.shape import (
 from gpugrad.tensor import Tensor
 
 __all__ = [
-    "cholesky", "cross", "det", "diag", "diagonal", "dot", "eigh", "einsum", "inv", "kron", "matmul", "matrix_norm",
-    "matrix_power", "matrix_transpose", "outer", "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "tensordot",
-    "trace", "vecdot", "vector_norm",
+    "cholesky", "cross", "det", "diag", "diagonal", "dot", "eigh", "eigvalsh", "einsum", "inv", "kron", "matmul",
+    "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "outer", "pinv", "qr", "slogdet", "solve",
+    "svd", "svdvals", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
+
+
+class EighResult(NamedTuple):
+    """What `eigh` returns."""
+
+    eigenvalues: Any
+    eigenvectors: Any
+
+
+class QRResult(NamedTuple):
+    """What `qr` returns."""
+
+    Q: Any
+    R: Any
+
+
+class SlogdetResult(NamedTuple):
+    """What `slogdet` returns."""
+
+    sign: Any
+    logabsdet: Any
+
+
+class SVDResult(NamedTuple):
+    """What `svd` returns."""
+
+    U: Any
+    S: Any
+    Vh: Any
 
 
 # --- matmul -----------------------------------------------------------------------------------------------
@@ -47,7 +79,7 @@ def _matmul(xp: Any, x: Any, y: Any) -> Any:
         wide = working(x.dtype)
         return _matmul(xp, x.astype(wide), y.astype(wide)).astype(x.dtype)
     if y.ndim == 2 < x.ndim and x.shape[-1] == y.shape[0]:
-        return xp.matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[1])
+        return xp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[1])
     return xp.matmul(x, y)
 
 
@@ -275,15 +307,17 @@ def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
 
 
 def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
-    """Sum of products along an axis, other axes broadcast."""
+    """Sum of products along an axis, other axes broadcast; complex x is conjugated."""
     x, y = operand(x, "vecdot"), operand(y, "vecdot")
+    x = elementwise.conj(x) if x.dtype.kind == "c" else x
     if x.ndim == y.ndim == 1:
         return matmul(x, y)
     axis = one_axis(axis, min(x.ndim, y.ndim), "vecdot") - min(x.ndim, y.ndim)
     if x.shape[axis] != y.shape[axis]:
         raise fail(ShapeError, "vecdot", f"axis {axis} of {describe(x)} and {describe(y)} differs in length")
     product = x * y
-    return G.sum(product, axis=(product.ndim + axis,), keepdims=False)
+    kind = product.dtype if product.dtype.kind in "iu" else None  # as a product of vectors, not 64 bits as a sum
+    return G.sum(product, axis=(product.ndim + axis,), keepdims=False, dtype=kind)
 
 
 def dot(x: Any, y: Any) -> Any:
@@ -311,6 +345,8 @@ def kron(x: Any, y: Any) -> Any:
 def cross(x: Any, y: Any, axis: int = -1) -> Any:
     """Vector product of 3-vectors along an axis, other axes broadcast."""
     x, y = operand(x, "cross"), operand(y, "cross")
+    for v in (x, y):
+        one_axis(axis, v.ndim, "cross")
     if x.shape[axis] != 3 or y.shape[axis] != 3:
         raise fail(ShapeError, "cross", f"axis {axis} of {describe(x)} and {describe(y)} must have length 3")
     return roll(x * roll(y, -1, axis) - roll(x, -1, axis) * y, -1, axis)
@@ -321,7 +357,7 @@ def matrix_power(x: Any, n: int) -> Any:
     x = _square(x, "matrix_power")
     if n < 0:
         x, n = inv(x), -n
-    result = None if n else _on_diagonal(G, G.ones_like(x[..., 0]))
+    result = None if n else broadcast_to(eye(x.shape[-1], dtype=x.dtype, device=x.device), x.shape)
     while n:
         if n & 1:
             result = x if result is None else matmul(result, x)
@@ -335,10 +371,15 @@ def matrix_power(x: Any, n: int) -> Any:
 
 def vector_norm(x: Any, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
     """(sum |x|^ord)^(1/ord) over axes (default all); inf, -inf: the largest, smallest |x|; 0: how many nonzeros."""
-    x = operand(x, "vector_norm")
+    x = _magnitude(operand(x, "vector_norm"))
     if ord == 0:
         return reduce.sum(astype(x != 0, x.dtype), axis, keepdims=keepdims)
     return reduce.norm(x, axis, ord=ord, keepdims=keepdims)
+
+
+def _magnitude(x: Tensor) -> Any:
+    """Absolute values of complex numbers; real numbers as they are, for norms take their own."""
+    return elementwise.abs(x) if x.dtype.kind == "c" else x
 
 
 def matrix_norm(x: Any, *, keepdims: bool = False, ord: Any = "fro") -> Any:
@@ -349,14 +390,15 @@ def matrix_norm(x: Any, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     """
     x = operand(x, "matrix_norm")
     if ord == "fro":
-        return reduce.norm(x, (-2, -1), keepdims=keepdims)
+        return reduce.norm(_magnitude(x), (-2, -1), keepdims=keepdims)
     if ord not in ("nuc", 2, -2, 1, -1, math.inf, -math.inf):
         raise fail(RangeError, "matrix_norm", f"ord is {ord!r}; expected 'fro', 'nuc', 1, -1, 2, -2, inf or -inf")
     if ord == "nuc":
         out = reduce.sum(svdvals(x), -1)
     else:
         parts = svdvals(x) if abs(ord) == 2 else reduce.sum(elementwise.abs(x), -1 if abs(ord) == math.inf else -2)
-        out = (reduce.max if ord > 0 else reduce.min)(parts, -1)
+        largest = reduce.max if parts.shape[-1] else reduce.sum  # of no columns: 0
+        out = (largest if ord > 0 else reduce.min)(parts, -1)
     return expand_dims(out, (-2, -1)) if keepdims else out
 
 
@@ -401,28 +443,29 @@ def diag(x: Any, k: int = 0) -> Any:
     return _undiag(x, offset=k, axis1=0, axis2=1, shape=(n, n))
 
 
-def trace(x: Any, *, offset: int = 0) -> Any:
-    """Sum of the diagonal of the last two axes."""
-    d = diagonal(x, offset=offset)
-    return G.sum(d, axis=(d.ndim - 1,), keepdims=False)
+def trace(x: Any, *, offset: int = 0, dtype: Any = None) -> Any:
+    """Sum of the diagonal of the last two axes, in `dtype` if given; integers sum to 64 bits."""
+    return reduce.sum(diagonal(x, offset=offset), -1, dtype=dtype)
 
 
 # --- inverses and decompositions --------------------------------------------------------------------------
 
 
 def _lapack(fwd: Callable[..., Any]) -> Callable[..., Any]:
-    """Half precision computes in float32, and a singular matrix is a DomainError."""
+    """Half precision computes in float32 and comes back; a singular matrix is a DomainError."""
 
     @functools.wraps(fwd)
     def run(xp: Any, *xs: Any, **attrs: Any) -> Any:
         kind = xs[0].dtype
+        half = working(kind) != kind
         try:
-            out = fwd(xp, *(x.astype(working(x.dtype), copy=False) for x in xs), **attrs)
+            wide = (x.astype(working(x.dtype), copy=False) if hasattr(x, "dtype") else x for x in xs)
+            out = fwd(xp, *wide, **attrs)
         except np.linalg.LinAlgError as error:
             raise fail(DomainError, fwd.__name__.strip("_"), f"{', '.join(map(describe, xs))}: {error}") from None
-        return (
-            tuple(o.astype(kind, copy=False) for o in out) if isinstance(out, tuple) else out.astype(kind, copy=False)
-        )
+        if not half:
+            return out
+        return tuple(o.astype(kind) for o in out) if isinstance(out, tuple) else out.astype(kind)
 
     return run
 
@@ -432,6 +475,18 @@ def _square(x: Any, op: str) -> Tensor:
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
         raise fail(ShapeError, op, f"{describe(x)} is not a square matrix or a stack of them")
     return x  # type: ignore[no-any-return]
+
+
+def _matrices(x: Any, op: str) -> Tensor:
+    x = operand(x, op)
+    if x.ndim < 2:
+        raise fail(ShapeError, op, f"{describe(x)} has {x.ndim} axes, expected at least 2")
+    return x  # type: ignore[no-any-return]
+
+
+def _adjoint(x: Any) -> Any:
+    """The transposed matrices, of complex ones the conjugates."""
+    return matrix_transpose(elementwise.conj(x) if x.dtype.kind == "c" else x)
 
 
 def mT(F: Any, x: Any) -> Any:
@@ -447,6 +502,12 @@ def _halved(F: Any, x: Any) -> Any:
 def _columns(F: Any, t: Any) -> Any:
     """A number per matrix, as a 1 by 1 matrix."""
     return F.reshape(t, shape=(*t.shape, 1, 1))
+
+
+def _hermitian(xp: Any, x: Any) -> Any:
+    """The symmetric part of each matrix, of a complex one the Hermitian part."""
+    turned = x.swapaxes(-1, -2)
+    return (x + (xp.conj(turned) if x.dtype.kind == "c" else turned)) / 2
 
 
 @_lapack
@@ -471,22 +532,47 @@ def _solve(xp: Any, x: Any, y: Any) -> Any:
 
 @_lapack
 def _cholesky(xp: Any, x: Any) -> Any:
-    return xp.linalg.cholesky((x + x.swapaxes(-1, -2)) / 2)
+    return xp.linalg.cholesky(_hermitian(xp, x))
 
 
 @_lapack
 def _eigh(xp: Any, x: Any) -> Any:
-    return tuple(xp.linalg.eigh((x + x.swapaxes(-1, -2)) / 2))
+    return tuple(xp.linalg.eigh(_hermitian(xp, x)))
 
 
 @_lapack
-def _svd(xp: Any, x: Any) -> Any:
-    return tuple(xp.linalg.svd(x, full_matrices=False))
+def _svd(xp: Any, x: Any, full: bool) -> Any:
+    return tuple(xp.linalg.svd(x, full_matrices=full))
 
 
 @_lapack
-def _qr(xp: Any, x: Any) -> Any:
-    return tuple(xp.linalg.qr(x))
+def _qr(xp: Any, x: Any, complete: bool) -> Any:
+    return tuple(xp.linalg.qr(x, mode="complete" if complete else "reduced"))
+
+
+@_lapack
+def _pinv(xp: Any, x: Any, rtol: Any) -> Any:
+    """From the singular values above rtol times the largest, in one way on both devices."""
+    if not x.size:
+        return xp.zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
+    u, s, vh = xp.linalg.svd(x, full_matrices=False)
+    kept = s > _cutoff(s, x.shape, rtol)
+    inverse = xp.where(kept, 1 / xp.where(kept, s, 1), 0).astype(s.dtype)
+    turned = [xp.conj(v) if x.dtype.kind == "c" else v for v in (u.swapaxes(-1, -2), vh.swapaxes(-1, -2))]
+    return xp.matmul(turned[1] * inverse[..., None, :], turned[0])
+
+
+def _matrix_rank(xp: Any, x: Any, rtol: Any) -> Any:
+    if not x.size:
+        return xp.zeros(x.shape[:-2], "int64")
+    s = xp.linalg.svd(x.astype(working(x.dtype), copy=False), compute_uv=False)
+    return (s > _cutoff(s, x.shape, rtol)).sum(axis=-1, keepdims=False)
+
+
+def _cutoff(s: Any, shape: tuple[int, ...], rtol: Any) -> Any:
+    """The singular value that counts as zero; by default the largest times its rounding error, as NumPy has it."""
+    rtol = max(shape[-2:]) * np.finfo(s.dtype).eps if rtol is None else rtol
+    return (rtol[..., None] if hasattr(rtol, "shape") and rtol.ndim else rtol) * s.max(axis=-1, keepdims=True)
 
 
 def _gaps(F: Any, w: Any) -> Any:
@@ -560,9 +646,25 @@ def _eigh_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
     return _diagonal_of(F, moved), F.matmul(v, moved * _gaps(F, w))
 
 
-def _svd_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
-    """Townsend 2016. Undefined where singular values coincide or, with cotangents of u or v, vanish."""
+def _reduced_svd(F: Any, out: Any, t: Any) -> Any:
+    """Full factors and their cotangents without the vectors to no singular value, whose choice is arbitrary."""
     (u, s, vh), (tu, ts, tvh) = out, t
+    k = s.shape[-1]
+    for full, cotangent in ((u.shape[-1] > k, tu), (vh.shape[-2] > k, tvh)):
+        if full and cotangent is not None:
+            raise fail(
+                GraphError, "svd", "vectors to no singular value have no derivative; use svd(x, full_matrices=False)"
+            )
+    if u.shape[-1] > k:
+        u = F.getitem(u, index=(..., slice(0, k)))
+    if vh.shape[-2] > k:
+        vh = F.getitem(vh, index=(..., slice(0, k), slice(None)))
+    return (u, s, vh), (tu, ts, tvh)
+
+
+def _svd_vjp(F: Any, t: Any, out: Any, _x: Any, full: bool) -> Any:
+    """Townsend 2016. Undefined where singular values coincide or, with cotangents of u or v, vanish."""
+    (u, s, vh), (tu, ts, tvh) = _reduced_svd(F, out, t)
     inner: Any = 0.0 if ts is None else _on_diagonal(F, ts)
     rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
     columns, left, right = mT(F, rows), None, None
@@ -579,8 +681,10 @@ def _svd_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
     return total if right is None else total + right
 
 
-def _svd_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
+def _svd_jvp(F: Any, ts: Any, out: Any, x: Any, full: bool) -> Any:
     (u, s, vh), (dx,) = out, ts
+    if full and x.shape[-1] != x.shape[-2]:
+        raise fail(GraphError, "svd", "jvp of full factors is not defined; use svd(x, full_matrices=False)")
     v = mT(F, vh)
     moved = F.matmul(F.matmul(mT(F, u), dx), v)
     rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
@@ -594,9 +698,14 @@ def _svd_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
     return du, _diagonal_of(F, moved), mT(F, dv)
 
 
-def _qr_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
+def _qr_vjp(F: Any, t: Any, out: Any, x_shape: Any, complete: bool) -> Any:
     """Walter and Lehmann 2018, for full column rank."""
     (q, r), (tq, tr) = out, t
+    if complete and x_shape[-2] > (n := x_shape[-1]):
+        if tq is not None:
+            raise fail(GraphError, "qr", "columns of q beyond those of x have no derivative; use mode='reduced'")
+        q, r = F.getitem(q, index=(..., slice(0, n))), F.getitem(r, index=(..., slice(0, n), slice(None)))
+        tr = F.getitem(tr, index=(..., slice(0, n), slice(None)))
     tr = F.zeros_like(r) if tr is None else tr
     tq = F.zeros_like(q) if tq is None else tq
     inner = F.matmul(r, mT(F, tr)) - F.matmul(mT(F, tq), q)
@@ -604,12 +713,33 @@ def _qr_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
     return _right_solve(F, tq + F.matmul(q, mirrored), mT(F, r))
 
 
-def _qr_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
+def _qr_jvp(F: Any, ts: Any, out: Any, x: Any, complete: bool) -> Any:
     q, r = out
+    if complete and x.shape[-2] > x.shape[-1]:
+        raise fail(GraphError, "qr", "jvp of complete factors is not defined; use mode='reduced'")
     c = _right_solve(F, ts[0], r)
     b = F.matmul(mT(F, q), c)
     skew = F.tril(b, k=-1) - mT(F, F.tril(b, k=-1))
     return F.matmul(q, skew) + c - F.matmul(q, b), F.matmul(b - skew, r)
+
+
+def _pinv_vjp(F: Any, t: Any, out: Any, x: Any, _rtol: Any) -> Any:
+    """Golub and Pereyra 1973, eq. 4.12, transposed; right wherever the rank stays as it is."""
+    pt, tt = mT(F, out), mT(F, t)
+    inside = F.matmul(F.matmul(pt, t), pt)
+    columns = F.matmul(F.matmul(tt, out), pt)
+    rows = F.matmul(F.matmul(pt, out), tt)
+    columns = columns - F.matmul(x, F.matmul(out, columns))
+    return columns + rows - F.matmul(F.matmul(rows, out), x) - inside
+
+
+def _pinv_jvp(F: Any, ts: Any, out: Any, x: Any, _rtol: Any) -> Any:
+    dt, pt = mT(F, ts[0]), mT(F, out)
+    inside = F.matmul(F.matmul(out, ts[0]), out)
+    left = F.matmul(F.matmul(out, pt), dt)
+    right = F.matmul(F.matmul(dt, pt), out)
+    left = left - F.matmul(F.matmul(left, x), out)
+    return left + right - F.matmul(out, F.matmul(x, right)) - inside
 
 
 _inv_ = general("inv", _inv, _inv_vjp, jvp=lambda F, ts, out, _x: -F.matmul(F.matmul(out, ts[0]), out), floating=True)
@@ -625,6 +755,8 @@ _solve_ = general(
     "solve", _solve, _solve_vjp_x, lambda F, t, _out, x, _y: F.solve(mT(F, x), t), jvp=_solve_jvp,
     floating=True, promotes=True,
 )  # fmt: skip
+_pinv_ = general("pinv", _pinv, _pinv_vjp, None, jvp=_pinv_jvp, floating=True)
+_matrix_rank_ = nondiff("matrix_rank", _matrix_rank, 2, attrs=True, promotes=False)
 _cholesky_ = general("cholesky", _cholesky, _cholesky_vjp, jvp=_cholesky_jvp, floating=True)
 _eigh_ = general("eigh", _eigh, _eigh_vjp, jvp=_eigh_jvp, nout=2, floating=True)
 _svd_ = general("svd", _svd, _svd_vjp, jvp=_svd_jvp, nout=3, floating=True)
@@ -641,9 +773,9 @@ def det(x: Any) -> Any:
     return _det_(_square(x, "det"))
 
 
-def slogdet(x: Any) -> tuple[Any, Any]:
+def slogdet(x: Any) -> SlogdetResult:
     """(sign, log of the absolute value) of the determinant, without overflow."""
-    return _slogdet_(_square(x, "slogdet"))  # type: ignore[no-any-return]
+    return SlogdetResult(*_slogdet_(_square(x, "slogdet")))
 
 
 def solve(x: Any, y: Any) -> Any:
@@ -655,37 +787,61 @@ def solve(x: Any, y: Any) -> Any:
 def cholesky(x: Any, *, upper: bool = False) -> Any:
     """The triangular L with L L^T = x for symmetric positive definite x (of which the symmetric part is used).
 
-    upper: its transpose instead. Raises DomainError if x is not positive definite.
+    upper: its transpose instead (complex: the conjugate one). Raises DomainError if x is not positive definite.
     """
     lower = _cholesky_(_square(x, "cholesky"))
-    return matrix_transpose(lower) if upper else lower
+    return _adjoint(lower) if upper else lower
 
 
-def eigh(x: Any) -> tuple[Any, Any]:
+def eigh(x: Any) -> EighResult:
     """Eigenvalues in ascending order and orthonormal eigenvectors (columns) of the symmetric part of x."""
-    return _eigh_(_square(x, "eigh"))  # type: ignore[no-any-return]
+    return EighResult(*_eigh_(_square(x, "eigh")))
 
 
-def svd(x: Any) -> tuple[Any, Any, Any]:
-    """The reduced (u, s, vh) with x = u diag(s) vh, s descending."""
-    return _svd_(operand(x, "svd"))  # type: ignore[no-any-return]
+def eigvalsh(x: Any) -> Any:
+    """Eigenvalues of the symmetric part of x, in ascending order."""
+    return eigh(x)[0]
+
+
+def svd(x: Any, *, full_matrices: bool = True) -> SVDResult:
+    """(U, S, Vh) with x = U diag(S) Vh, S descending; U and Vh square, or without what meets no singular value.
+
+    Differentiable where singular values differ. Of full factors the gradient of the columns of U (rows of Vh) that
+    belong to no singular value is a GraphError, for they are not determined by x: pass full_matrices=False.
+    """
+    return SVDResult(*_svd_(_matrices(x, "svd"), full=full_matrices))
 
 
 def svdvals(x: Any) -> Any:
     """Singular values, descending."""
-    return svd(x)[1]
+    return svd(x, full_matrices=False)[1]
 
 
-def qr(x: Any) -> tuple[Any, Any]:
-    """The reduced (q, r): x = q r, q of orthonormal columns, r upper triangular; x has no more columns than rows."""
-    x = operand(x, "qr")
-    if x.ndim < 2 or x.shape[-2] < x.shape[-1]:
-        raise fail(ShapeError, "qr", f"{describe(x)} has more columns than rows, or is no matrix")
-    return _qr_(x)  # type: ignore[no-any-return]
+def qr(x: Any, *, mode: str = "reduced") -> QRResult:
+    """(Q, R) with x = Q R, Q of orthonormal columns, R upper triangular (trapezoidal for a wide x).
+
+    mode: 'reduced', or 'complete' for a square Q; its columns beyond those of x have no gradient (GraphError).
+    Differentiable where the first columns of x are independent. Raises RangeError for another mode.
+    """
+    x = _matrices(x, "qr")
+    if mode not in ("reduced", "complete"):
+        raise fail(RangeError, "qr", f"mode is {mode!r}; expected 'reduced' or 'complete'")
+    rows = x.shape[-2]
+    if rows >= x.shape[-1]:
+        return QRResult(*_qr_(x, complete=mode == "complete"))
+    q, r = _qr_(x[..., :rows], complete=False)  # the first columns fix Q
+    return QRResult(q, concat([r, matmul(_adjoint(q), x[..., rows:])], -1))
 
 
-def pinv(x: Any) -> Any:
-    """The Moore-Penrose inverse of a matrix of full rank: (x^T x)^-1 x^T, or x^T (x x^T)^-1 for a wide one."""
-    x = operand(x, "pinv")
-    t = matrix_transpose(x)
-    return solve(matmul(t, x), t) if x.shape[-2] >= x.shape[-1] else matrix_transpose(solve(matmul(x, t), x))
+def pinv(x: Any, *, rtol: Any = None) -> Any:
+    """The Moore-Penrose inverse of each matrix.
+
+    rtol: singular values up to rtol times the largest count as zero; a number or one a matrix, by default
+    max(rows, columns) times the rounding error. Differentiable where the rank does not change.
+    """
+    return _pinv_(_matrices(x, "pinv"), rtol)
+
+
+def matrix_rank(x: Any, *, rtol: Any = None) -> Any:
+    """The number (int64) of singular values above rtol times the largest; rtol as in `pinv`."""
+    return _matrix_rank_(reduce.floating(_matrices(x, "matrix_rank")), rtol)

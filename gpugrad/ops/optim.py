@@ -293,12 +293,14 @@ def stepping(name: str, run: Any, written: int, doc: str) -> Callable[..., None]
 
     def fwd(xp: Any, *arrays: Any, **constants: Any) -> None:
         arrays, skip = arrays[: written + 2], arrays[written + 2] if len(arrays) > written + 2 else None
-        if xp is np and skip is not None and skip:
+        if skip is None or xp is np:
+            if skip is None or not skip:
+                run(xp, *arrays, **constants)
             return
         overwritten = [a for x in arrays[:written] for a in (x if isinstance(x, list) else [x])]
-        before = [] if xp is np or skip is None else [a.copy() for a in overwritten]
+        before = [a.copy() for a in overwritten]
         run(xp, *arrays, **constants)
-        for a, old in zip(overwritten, before):  # the host does not know whether to
+        for a, old in zip(overwritten, before):  # only the device knows whether to
             a[...] = xp.where(skip, old, a)
 
     return update(name, fwd, written, doc=doc, cuda=getattr(launch, name))

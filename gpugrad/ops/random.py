@@ -22,6 +22,7 @@ from gpugrad.errors import DomainError, DTypeError, describe, fail
 from gpugrad.launch import random as launch
 from gpugrad.ops.creation import get_default_device
 from gpugrad.ops.shape import operand, sizes
+from gpugrad.state import Draws
 from gpugrad.tensor import Tensor
 
 __all__ = [
@@ -170,7 +171,10 @@ class Generator:
 
     def take(self, n_words: int, device: str | None = None) -> Tensor:
         """Reserve so many 64-bit words; returns the counter before them, a copy on the device (its own by default)."""
-        where = device or self.device
+        return Draws.take(lambda: self._take(n_words, device or self.device))  # type: ignore[no-any-return]
+
+    def _take(self, n_words: int, where: str) -> Tensor:
+        """As `take`, from the counter itself."""
         if self._counter.device != where:
             self._counter = self._counter.to(device=where)
         before: Tensor = _snapshot(self._counter)

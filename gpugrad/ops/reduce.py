@@ -19,6 +19,7 @@ from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis
 from gpugrad.ops._sums import accumulator, total
 from gpugrad.ops.elementwise import abs as _abs
 from gpugrad.ops.elementwise import beside
+from gpugrad.ops.shape import pad
 
 __all__ = [
     "all", "any", "argmax", "argmin", "count_nonzero", "cumprod", "cumsum", "cumulative_prod", "cumulative_sum",
@@ -36,9 +37,9 @@ def lengthen(F: Any, t: Any, shape: tuple[int, ...], axis: tuple[int, ...]) -> A
     return F.broadcast_to(F.reshape(t, shape=kept_shape(shape, axis)), shape=shape)
 
 
-def count(x: Any, axis: tuple[int, ...]) -> int:
-    """How many elements one result is made of."""
-    return math.prod([x.shape[i] for i in axis])
+def count(shape: tuple[int, ...], axis: tuple[int, ...]) -> float:
+    """How many elements one result is made of, to divide by: NaN for none, so that their mean is NaN."""
+    return math.prod([shape[i] for i in axis]) or math.nan
 
 
 def floating(x: Any) -> Any:
@@ -74,9 +75,10 @@ _sum = linear(
     lambda F, t, _out, x_shape, axis, keepdims, dtype=None: lengthen(F, t, x_shape, axis), cuda=launch.sum_,
 )  # fmt: skip
 _mean = linear(
-    "mean", lambda xp, x, axis, keepdims: (total(xp, x, axis, keepdims) / count(x, axis)).astype(x.dtype, copy=False),
+    "mean",
+    lambda xp, x, axis, keepdims: (total(xp, x, axis, keepdims) / count(x.shape, axis)).astype(x.dtype, copy=False),
     lambda F, t, _out, x_shape, axis, keepdims: (
-        lengthen(F, t * (1 / math.prod([x_shape[i] for i in axis])), x_shape, axis)
+        lengthen(F, t * (1 / count(x_shape, axis)), x_shape, axis)
     ),
     cuda=launch.mean,
 )  # fmt: skip
@@ -111,10 +113,8 @@ def sum(x: Any, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False)
 
 
 def mean(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """Mean over axes (all by default); integers give the default float. Raises ShapeError over an empty axis."""
-    axes = normalize_axis(axis, np.ndim(x), "mean")
-    nonempty("mean", x, axes)
-    return _mean(floating(x), axis=axes, keepdims=keepdims)
+    """Mean over axes (all by default); integers give the default float. NaN over an empty axis."""
+    return _mean(floating(x), axis=normalize_axis(axis, np.ndim(x), "mean"), keepdims=keepdims)
 
 
 def prod(x: Any, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Any:
@@ -130,15 +130,20 @@ def prod(x: Any, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False
 
 def var_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, correction: float) -> Any:
     """Two passes: the mean, then the mean square deviation from it."""
-    n = count(x, axis)
+    n = count(x.shape, axis)
     d = x - total(xp, x, axis, True) / n
     d *= d
-    return (total(xp, d, axis, keepdims) / (n - correction)).astype(x.dtype, copy=False)
+    return (total(xp, d, axis, keepdims) / freedom(n, correction)).astype(x.dtype, copy=False)
+
+
+def freedom(n: float, correction: float) -> float:
+    """What the squared deviations are divided by; NaN where nothing is left, so that the variance is NaN."""
+    return n - correction if n > correction else math.nan
 
 
 def deviation(F: Any, x: Any, axis: tuple[int, ...], correction: float) -> Any:
     """(x - mean) / (n - correction): half the gradient of the variance."""
-    return (x - F.mean(x, axis=axis, keepdims=True)) * (1 / (math.prod([x.shape[i] for i in axis]) - correction))
+    return (x - F.mean(x, axis=axis, keepdims=True)) * (1 / freedom(count(x.shape, axis), correction))
 
 
 _var = general(
@@ -164,19 +169,15 @@ _std = general(
 
 
 def spread(op: str, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
-    """var or std, with the checks they share."""
+    """var or std, by its canonical arguments."""
     axes = normalize_axis(axis, np.ndim(x), op)
-    nonempty(op, x, axes)
-    n = math.prod([np.shape(x)[i] for i in axes])
-    if n <= correction:
-        raise fail(DomainError, op, f"({describe(x)}, axis={axes}): {n} elements with correction={correction}")
     return getattr(RECORDING, op)(floating(x), axis=axes, keepdims=keepdims, correction=correction)
 
 
 def var(x: Any, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
     """Variance over axes (all by default): squared deviations summed and divided by n - correction.
 
-    Raises ShapeError over an empty axis, DomainError if n <= correction.
+    NaN if n <= correction, so also over an empty axis.
     """
     return spread("var", x, axis, correction, keepdims)
 
@@ -369,9 +370,7 @@ def cumulative(op: str, x: Any, axis: int | None, dtype: Any, include_initial: b
     out = getattr(RECORDING, op)(x, axis=i, reverse=False, dtype=dtype and np.dtype(dtype))
     if not include_initial:
         return out
-    lead = (slice(None),) * i
-    shape = tuple(n + (k == i) for k, n in enumerate(out.shape))
-    return RECORDING.unslice(out - start, index=(*lead, slice(1, None)), shape=shape) + start
+    return pad(out, [(int(k == i), 0) for k in range(out.ndim)], constant_values=start)
 
 
 def cumulative_sum(x: Any, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False) -> Any:

@@ -19,7 +19,7 @@ from gpugrad.ops._axes import normalize_axis, one_axis
 from gpugrad.tensor import Tensor
 
 __all__ = [
-    "alias", "astype", "broadcast_arrays", "broadcast_shapes", "broadcast_to", "concat", "concatenate", "diff",
+    "alias", "broadcast_arrays", "broadcast_shapes", "broadcast_to", "concat", "concatenate", "diff",
     "expand_dims", "flatten", "flip", "matrix_transpose", "moveaxis", "pad", "permute", "permute_dims", "ravel",
     "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "tril", "triu",
     "unstack",
@@ -124,12 +124,19 @@ def to_device(x: Tensor, device: str) -> Any:
     return x if x.device == target else _move(x, device=target, source=x.device)
 
 
-def reshape(x: Any, shape: Any, *more: int) -> Any:
+def reshape(x: Any, shape: Any, *more: int, copy: bool | None = None) -> Any:
     """The elements in another shape, in row-major order; one length may be -1. Also x.reshape(2, 3).
 
-    A view where the memory layout allows one. Raises ShapeError if the sizes differ.
+    copy: None gives a view where the memory layout allows one, True a copy, False a view or an error. Raises ShapeError
+    if the sizes differ, or for a copy that must not be.
     """
     x = operand(x, "reshape")
+    if copy is not None:
+        out = reshape(x, shape, *more)
+        shared = x.data.size == 0 or backends.of(x.data).xp.may_share_memory(x.data, out.data)
+        if not shared and not copy:
+            raise fail(ShapeError, "reshape", f"{describe(x)} to {list(out.shape)} cannot be done without a copy")
+        return RECORDING.astype(out, dtype=out.dtype) if copy and shared else out
     want = sizes(shape, more, "reshape")
     unknown = want.count(-1)
     known = math.prod(n for n in want if n != -1)
@@ -318,6 +325,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
         x, axis = flatten(x), 0
     axis, shape = one_axis(axis, x.ndim, "repeat"), tuple(x.shape)
     counts = np.asarray(repeats.numpy() if isinstance(repeats, Tensor) else repeats)
+    counts = counts if counts.size else counts.astype("int64")  # an empty list has no type of its own
     if counts.dtype.kind not in "iu" or (counts < 0).any() or counts.ndim > 1:
         raise fail(DTypeError, "repeat", f"repeats is {repeats!r}; expected a count, or a list of them, not negative")
     if counts.size == 1:

@@ -16,6 +16,7 @@ UFUNC = "(*args, out=0, where=0, dtype=0, casting=0)"
 PLACES = (
     "",
     "linalg",
+    "fft",
     "ndarray",
     "cuda",
     "cuda.Stream",

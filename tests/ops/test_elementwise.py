@@ -207,7 +207,7 @@ UNARY = {
     "logical_not": "logical_not", "nan_to_num": "nan_to_num",
 }  # fmt: skip
 BINARY = {
-    "add": "add", "subtract": "subtract", "multiply": "multiply", "divide": "divide", "floor_divide": "floor_divide",
+    "add": "add", "subtract": "subtract", "multiply": "multiply", "divide": "divide",
     "remainder": "remainder", "pow": "power", "logaddexp": "logaddexp", "logaddexp2": "logaddexp2", "atan2": "arctan2",
     "hypot": "hypot", "copysign": "copysign", "nextafter": "nextafter", "maximum": "maximum", "minimum": "minimum",
     "fmax": "fmax", "fmin": "fmin", "heaviside": "heaviside", "equal": "equal", "not_equal": "not_equal",
@@ -237,6 +237,21 @@ def test_binary_special_values_are_numpys(name, dtype):
         )
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_floor_divide_by_and_of_infinity_is_the_floor_of_the_quotient(dtype):
+    x = SPECIAL.astype(dtype)
+    with np.errstate(all="ignore"):
+        got, numpys = gg.floor_divide(gg.Tensor(x[:, None]), gg.Tensor(x)).data, np.floor_divide(x[:, None], x)
+        floors = np.floor(x[:, None] / x)
+    infinite = np.isinf(x[:, None]) | np.isinf(x)
+    want = np.where(infinite, floors, numpys)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.signbit(got)[want == 0], np.signbit(want)[want == 0])
+    assert got.dtype == dtype
+    assert gg.floor_divide(gg.tensor(math.inf), 2.0).item() == math.inf
 
 
 def test_bits_and_complex():

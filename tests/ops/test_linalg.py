@@ -7,7 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import linalg
-from gpugrad.errors import DomainError, RangeError, ShapeError
+from gpugrad.errors import DomainError, GraphError, RangeError, ShapeError
 
 rng = np.random.default_rng(3)
 
@@ -178,10 +178,13 @@ def test_gradient_of_a_stack_times_a_matrix_matches_the_long_way():
 
 def test_decompositions_rebuild_their_input():
     x = rng.normal(size=(2, 4, 3))
-    u, s, vh = linalg.svd(gg.tensor(x))
+    u, s, vh = linalg.svd(gg.tensor(x), full_matrices=False)
     np.testing.assert_allclose(((u * s[:, None, :]) @ vh).numpy(), x, atol=1e-12)
-    q, r = linalg.qr(gg.tensor(x))
-    np.testing.assert_allclose((q @ r).numpy(), x, atol=1e-12)
+    for mode in ("reduced", "complete"):
+        q, r = linalg.qr(gg.tensor(x), mode=mode)
+        np.testing.assert_allclose((q @ r).numpy(), x, atol=1e-12)
+        q, r = linalg.qr(gg.tensor(x).mT, mode=mode)
+        np.testing.assert_allclose((q @ r).numpy(), x.swapaxes(-1, -2), atol=1e-12)
     p = x @ x.swapaxes(-1, -2) + np.eye(4)
     upper = linalg.cholesky(gg.tensor(p), upper=True)
     np.testing.assert_allclose((upper.mT @ upper).numpy(), p, atol=1e-12)
@@ -189,6 +192,24 @@ def test_decompositions_rebuild_their_input():
     np.testing.assert_allclose(((v * w[:, None, :]) @ v.mT).numpy(), p, atol=1e-12)
     sign, log = linalg.slogdet(gg.tensor(p))
     np.testing.assert_allclose((sign * gg.exp(log)).numpy(), linalg.det(gg.tensor(p)).numpy())
+
+
+def test_gradients_of_wide_and_full_factors():
+    x = gg.tensor(rng.normal(size=(2, 4)))
+    assert gg.gradcheck(lambda x: linalg.qr(x)[1], [x])
+    assert gg.gradcheck(lambda x: linalg.qr(x.mT, mode="complete")[1], [x])
+    assert gg.gradcheck(lambda x: linalg.svd(x)[1], [x])
+    assert gg.gradcheck(lambda x: linalg.svd(x)[0] ** 2, [x])
+    deficient = gg.tensor(np.outer([1.0, 2.0, -1.0], [1.0, 0.5]))
+    np.testing.assert_allclose(linalg.pinv(deficient).numpy(), np.linalg.pinv(deficient.numpy()), atol=1e-12)
+    a = gg.tensor(rng.normal(size=3))  # a rank that stays: pinv(a b') = b a' / (|a|^2 |b|^2)
+    assert gg.gradcheck(lambda a: linalg.pinv(gg.outer(a, a)), [a])
+    full = linalg.svd(gg.tensor(x.numpy(), requires_grad=True))
+    with pytest.raises(GraphError, match="full_matrices=False"):
+        full.Vh.sum().backward()
+    complete = linalg.qr(gg.tensor(x.numpy().T, requires_grad=True), mode="complete")
+    with pytest.raises(GraphError, match="mode='reduced'"):
+        complete.Q.sum().backward()
 
 
 def test_gradient_through_one_output_of_a_decomposition():
@@ -214,7 +235,8 @@ def test_gradient_through_one_output_of_a_decomposition():
     (lambda: linalg.inv(gg.zeros((2, 2))), DomainError, ["[inv]", "float32[2, 2]", "Singular"]),
     (lambda: linalg.cholesky(-gg.eye(2)), DomainError, ["[cholesky]", "positive definite"]),
     (lambda: linalg.det(gg.ones((2, 3))), ShapeError, ["[det]", "float32[2, 3]", "square"]),
-    (lambda: linalg.qr(gg.ones((2, 3))), ShapeError, ["[qr]"]),
+    (lambda: linalg.qr(gg.ones(3)), ShapeError, ["[qr]", "float32[3]"]),
+    (lambda: linalg.qr(gg.ones((3, 3)), mode="raw"), RangeError, ["[qr]", "'raw'"]),
     (lambda: gg.tensordot(gg.ones((2, 3)), gg.ones((2, 3)), 1), ShapeError, ["[tensordot]", "differ in length"]),
     (lambda: gg.tensordot(gg.ones(2), gg.ones(2), 2), ShapeError, ["[tensordot]"]),
     (lambda: gg.vecdot(gg.ones((2, 3)), gg.ones((2, 2))), ShapeError, ["[vecdot]", "float32[2, 3]"]),

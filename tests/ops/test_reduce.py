@@ -82,15 +82,13 @@ def test_axis_normalisation():
         (lambda x: x.sum(1.5), "DTypeError", r"\[sum\] axis is 1.5; expected an integer"),
         (lambda x: gg.sum(gg.tensor(1.0), 0), "RangeError", r"0-d array; expected no axis at all"),
         (
-            lambda x: x[:0].mean(0),
+            lambda x: x[:0].max(0),
             "ShapeError",
-            r"\[mean\] \(float64\[0, 3\], axis=\(0,\)\): an empty axis has no mean",
+            r"\[max\] \(float64\[0, 3\], axis=\(0,\)\): an empty axis has no max",
         ),
         (lambda x: x[:0].max(), "ShapeError", r"\[max\] .*float64\[0, 3\]"),
         (lambda x: x[:0].min((0, 1)), "ShapeError", r"\[min\] .*an empty axis"),
         (lambda x: x[:0].argmax(0), "ShapeError", r"\[argmax\] .*an empty axis"),
-        (lambda x: x[:0].std(0), "ShapeError", r"\[std\] .*an empty axis"),
-        (lambda x: x[:1].var(0, correction=1), "DomainError", r"\[var\] .*1 elements with correction=1"),
         (lambda x: x.cumsum(), "ShapeError", r"\[cumulative_sum\] .*float64\[2, 3\].*1-d"),
         (lambda x: x.norm(ord=0), "DomainError", r"\[norm\] ord is 0"),
     ],
@@ -175,6 +173,9 @@ def test_variance_of_one_element_and_of_equal_elements():
             assert x.grad.tolist() == [[0], [0]]
     x = gg.Tensor(1e8 + np.array([0.0, 1.0, 2.0]))
     assert gg.var(x, correction=1).item() == 1
+    for n in (3, 4):  # nothing to divide by: NaN, as the Array API has it, and so is the slope
+        assert math.isnan(gg.std(x, correction=n).item())
+        assert np.isnan(gg.grad(lambda x, n=n: gg.var(x, correction=n))(x).numpy()).all()
 
 
 # --- products, scans ----------------------------------------------------------------------------------------------

@@ -105,7 +105,8 @@ def test_views_share_memory():
 def test_integer_result_of_astype_is_a_constant():
     x = gg.tensor(X, requires_grad=True)
     assert not x.astype(gg.int64).requires_grad
-    assert x.astype(gg.float64) is x
+    assert x.astype(gg.float64, copy=False) is x
+    assert not np.shares_memory(x.astype(gg.float64).data, x.data)
     y = x.astype(gg.float32)
     y.sum().backward()
     assert y.dtype == gg.float32

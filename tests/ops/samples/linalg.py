@@ -67,6 +67,18 @@ SAMPLES = {
     "solve": [S(regular(3, 3), normal(3, 2)), S(regular(2, 3, 3), normal(3, 1))],
     "cholesky": [S(definite(3)), S(np.stack([definite(2), definite(2)]))],
     "eigh": [S(definite(3)), S(np.stack([definite(2), definite(2)]))],
-    "svd": [S(spread(3, 3)), S(spread(4, 2)), S(spread(2, 4))],
-    "qr": [S(regular(3, 3)), S(normal(4, 2))],
+    "svd": [
+        S(spread(3, 3), full=False),
+        S(spread(4, 2), full=False),
+        S(spread(2, 4), full=False),
+        S(spread(3, 3), full=True),
+    ],
+    "qr": [S(regular(3, 3), complete=False), S(normal(4, 2), complete=False), S(regular(3, 3), complete=True)],
+    "pinv": [
+        S(spread(3, 3), None),
+        S(spread(4, 2), None),
+        S(spread(2, 4), None),
+        S(np.stack([regular(2, 2), regular(2, 2)]), np.array([1e-3, 1e-4]).astype("float32")),
+    ],
+    "matrix_rank": [S(spread(4, 2), None), S(np.ones((2, 3, 3)), None), S(np.zeros((2, 0, 3)), None)],
 }
