@@ -12,6 +12,8 @@ import numpy as np
 from gpugrad.kernel import Kernel
 from gpugrad.op import TABLE
 
+from ..ops.samples import collect
+
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 8  # units in the last place of an array's largest value
 
@@ -33,7 +35,9 @@ def test_every_op_is_within_the_bound(gpu):
 def test_the_published_table_has_every_kernel():
     text = (ROOT / "docs" / "agreement.md").read_text()
     named = set(re.findall(r"\w+", text))
-    kernels = {n for n, op in TABLE.items() if isinstance(op.impls.special.get("cuda"), Kernel) and op.kind != "update"}
+    kernels = {n for n in collect() if n in TABLE and isinstance(TABLE[n].impls.special.get("cuda"), Kernel)}
+    kernels = {n for n in kernels if TABLE[n].kind != "update"}
+    assert kernels
     assert not kernels - named
     published = [float(d) for d in re.findall(r"\| ([\d.]+) \|$", text, re.M)]
     assert published
