@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import gpugrad as gg
+import gpugrad.ops.optim  # fills the table, which happens at first use otherwise
 from gpugrad import backends
 from gpugrad.backends import cuda
 from gpugrad.kernel import Kernel

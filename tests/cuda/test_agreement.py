@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+import gpugrad.ops.optim  # noqa: F401 - fills the table
 from gpugrad.kernel import Kernel
 from gpugrad.op import TABLE
 
