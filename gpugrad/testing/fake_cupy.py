@@ -613,27 +613,20 @@ def get_default_memory_pool() -> MemoryPool:
     return default_pool
 
 
-class _Linalg:
-    """cupy.linalg, with NumPy's functions."""
+class Part:
+    """A module of CuPy's by that name, with NumPy's functions; `how` makes one of ours of each."""
+
+    def __init__(self, name: str, how: Callable[..., Any]) -> None:
+        self._name, self._how = name, how
 
     def __getattr__(self, name: str) -> Any:
-        found = needs_cublas(getattr(np.linalg, name), f"linalg.{name}")
-        accepted(f"linalg.{name}")
+        found = self._how(getattr(getattr(np, self._name), name), f"{self._name}.{name}")
+        accepted(f"{self._name}.{name}")
         setattr(self, name, found)
         return found
 
 
-class _Fft:
-    """cupy.fft, with NumPy's functions."""
-
-    def __getattr__(self, name: str) -> Any:
-        found = forward(getattr(np.fft, name), f"fft.{name}")
-        accepted(f"fft.{name}")
-        setattr(self, name, found)
-        return found
-
-
-linalg, fft = _Linalg(), _Fft()
+linalg, fft = Part("linalg", needs_cublas), Part("fft", forward)
 cublaslt = Library(lambda: Stream.capturing, lambda: Stream.current.ptr)
 pi, inf, nan, newaxis, e = np.pi, np.inf, np.nan, None, np.e
 __version__ = "14.0.0"

@@ -19,6 +19,9 @@ DOUBLE = pytest.param("cuda", marks=pytest.mark.skipif(compiler() is None, reaso
 ALL = ["SGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "Nadam"]
 
 
+on_the_double = pytest.mark.parametrize("device", [DOUBLE], indirect=True)
+
+
 @pytest.fixture(params=["cpu", DOUBLE])
 def device(request):
     """Device names, 'cuda' being the double for the length of a test."""
@@ -134,9 +137,8 @@ def test_two_optimisers_share_a_scale_but_not_an_overflow(device):
     assert (p.item(), q.item(), scaler.get_scale()) == (1.0, 0.5, 2.0)
 
 
+@on_the_double
 def test_nobody_waits_and_a_captured_iteration_is_the_eager_one(device):
-    if device == "cpu":
-        pytest.skip("the CPU has no graphs")
 
     def build():
         gg.random.seed(2)
@@ -169,9 +171,8 @@ def test_nobody_waits_and_a_captured_iteration_is_the_eager_one(device):
     assert again.get_scale() == scaler.get_scale() != 2.0**17
 
 
+@on_the_double
 def test_launches_of_an_iteration(device):
-    if device == "cpu":
-        pytest.skip("the CPU launches nothing")
     params = [leaf(np.ones((3, 1 + i)), device) for i in range(50)]
     optimizer, scaler = optim.AdamW(params, lr=0.1), optim.GradScaler()
     for p in params:
