@@ -66,6 +66,7 @@ from gpugrad.ops.sets import *
 from gpugrad.ops.shape import *
 from gpugrad.ops.softmax import *
 from gpugrad.precision import get_matmul_precision, matmul_precision, set_matmul_precision
+from gpugrad.profile import profile
 from gpugrad.state import enable_grad, is_grad_enabled, no_grad
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import Tape, grad, gradients, value_and_grad
@@ -85,7 +86,7 @@ __all__ = [
     "float32", "float64", "get_default_dtype", "get_matmul_precision", "grad", "gradcheck", "gradgradcheck",
     "gradients", "hessian", "hvp", "inf", "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled",
     "jacobian", "jvp", "linalg", "linearize", "losses", "matmul", "matmul_precision", "memory", "nan", "newaxis", "nn",
-    "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi", "random", "release_memory",
+    "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi", "profile", "random", "release_memory",
     "set_default_dtype", "set_matmul_precision", "set_memory_limit", "stop_gradient", "synchronize", "tensordot",
     "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot", "vjp", "vmap",
 ]  # fmt: skip

@@ -92,6 +92,11 @@ def of(array: Any) -> Backend:
     return backend.holding(array) if type(array) in LAYERS else backend  # type: ignore[attr-defined,no-any-return]
 
 
+def array_types() -> list[type]:
+    """The array types of the backends that are in use."""
+    return list(_by_type)
+
+
 def is_raw(x: Any) -> bool:
     """Whether x is a raw array of some known backend (NumPy scalars excluded)."""
     return type(x) in _by_type or isinstance(x, CPU.array_type) or type(x).__module__.partition(".")[0] == "cupy"
@@ -112,4 +117,4 @@ def mixed(arrays: tuple[Any, ...]) -> str | None:
     return None if len(places) < 2 else f"operands on different devices: {', '.join(places)}; move one with .to(device)"
 
 
-__all__ = ["Backend", "describe", "get", "is_available", "is_raw", "mixed", "of", "of_type", "register"]
+__all__ = ["Backend", "array_types", "describe", "get", "is_available", "is_raw", "mixed", "of", "of_type", "register"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ class CPUBackend:
     name = "cpu"
     xp: Any = np
     array_type: type = np.ndarray
+    launches = 0
 
     def implement(self, fwd: Any, special: dict[str, Any]) -> Any:
         """A NumPy function by name, or a Python function of (xp, *arrays, **attrs) bound to NumPy."""
@@ -39,6 +41,14 @@ class CPUBackend:
 
     def synchronize(self) -> None:
         """Nothing to wait for on the host."""
+
+    def moment(self) -> float:
+        """Now."""
+        return time.perf_counter()
+
+    def seconds(self, start: float, end: float) -> float:
+        """Their difference."""
+        return end - start
 
 
 CPU = CPUBackend()

@@ -118,6 +118,7 @@ class CUDABackend:
         self.array_type: type = xp.ndarray
         self.streams: dict[int, Any] = {}
         self.mailbox = Mailbox(xp.cuda.alloc_pinned_memory(BYTES))
+        self.launches = 0  # of kernels of ours
         self.checked = os.environ.get("GPUGRAD_DEBUG", "0") != "0"
         self.count = xp.cuda.runtime.getDeviceCount()
         self.use(xp.cuda.Device().id)
@@ -188,6 +189,16 @@ class CUDABackend:
         for index in self.streams:
             self.xp.cuda.Device(index).synchronize()
         self.mailbox.check()
+
+    def moment(self) -> Any:
+        """An event in the current stream."""
+        event = self.xp.cuda.Event()
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """The device's own time between two events that have happened."""
+        return self.xp.cuda.get_elapsed_time(start, end) / 1e3  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[Captured]:

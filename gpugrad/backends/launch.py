@@ -75,6 +75,7 @@ class Instance:
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], shared: int, args: tuple[Any, ...]) -> None:
         xp = self.xp
+        self.backend.launches += 1
         if len(args) != len(self.parameters):
             raise TypeError(f"[{self.name}] takes {len(self.parameters)} arguments, got {len(args)}")
         if not self.handle or self.backend.checked or shared > self.shared:

@@ -17,6 +17,7 @@ import inspect
 import json
 import math
 import re
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -429,6 +430,29 @@ class Stream:
 
 Stream.current = Stream(null=True)
 
+
+class Event:
+    """A moment in a stream: here the host's clock, for the work has been done when it is recorded."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.moment: float | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Note the moment."""
+        self.moment = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Wait."""
+        wait("Event.synchronize")
+
+
+def elapsed(start: Event, end: Event) -> float:
+    """Milliseconds between two recorded moments."""
+    if start.moment is None or end.moment is None:
+        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event was not recorded")
+    return (end.moment - start.moment) * 1e3
+
+
 # --- kernels --------------------------------------------------------------------------------------------------------
 
 schedule: dict[str, Any] = {}
@@ -596,7 +620,8 @@ runtime = types.SimpleNamespace(
     getDeviceProperties=lambda device: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
 )  # fmt: skip
 cuda = types.SimpleNamespace(
-    Device=Device, Stream=Stream, Graph=Graph, runtime=runtime, is_available=lambda: True,
+    Device=Device, Stream=Stream, Event=Event, get_elapsed_time=elapsed, Graph=Graph, runtime=runtime,
+    is_available=lambda: True,
     get_current_stream=lambda *_: Stream.current, alloc_pinned_memory=bytearray, MemoryPool=MemoryPool,
     using_allocator=using_allocator, driver=types.SimpleNamespace(launchKernel=launch_kernel),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_allocator=lambda: allocators[-1],
