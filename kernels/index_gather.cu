@@ -10,7 +10,8 @@
 
 template <class T> __device__ __forceinline__ T all_ones() {
     T r;
-    for (int k = 0; k < int(sizeof(T)); k++) reinterpret_cast<unsigned char*>(&r)[k] = 255;
+    auto& bytes = reinterpret_cast<unsigned char (&)[sizeof(T)]>(r);
+    for (int k = 0; k < int(sizeof(T)); k++) bytes[k] = 255;
     return r;
 }
 

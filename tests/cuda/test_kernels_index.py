@@ -69,8 +69,17 @@ def test_row_numbers_of_every_integer_type(backend, ids):
 
 @pytest.mark.parametrize(
     "runs",
-    [[700], [64], [65], [63, 65, 64, 128, 129, 1], [1] * 100 + [200] + [2] * 30, [128, 64, 192, 1, 65, 66]],
-    ids=["one", "piece", "longer", "borders", "between", "pieces"],
+    [
+        [700],
+        [64],
+        [65],
+        [63, 65, 64, 128, 129, 1],
+        [1] * 100 + [200] + [2] * 30,
+        [128, 64, 192, 1, 65, 66],
+        [96, 64],
+        [32, 128],
+    ],
+    ids=["one", "piece", "longer", "borders", "between", "pieces", "a piece at the end", "pieces to the end"],
 )
 @pytest.mark.parametrize("width", [1, 3, 8])
 def test_long_runs_are_cut_into_pieces(backend, scheduled, runs, width):
@@ -106,6 +115,14 @@ def test_numbers_that_are_no_row_are_dropped(backend):
     valid = (ids >= 0) & (ids < 3)
     got = Pair(backend, "scatter_rows").run(t, ids, rows=3, distinct=False)
     np.testing.assert_allclose(got, loop(t[valid], ids[valid], 3), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stranger", [-1, 3, 4])
+def test_a_long_run_that_is_no_row_is_dropped(backend, stranger):
+    ids = np.array([stranger] * 200 + [1] * 100)
+    t = rng.normal(size=(300, 2)).astype("float32")
+    got = Pair(backend, "scatter_rows").run(t, ids, rows=3, distinct=False)
+    assert np.array_equal(got, loop(t[200:], ids[200:], 3))
 
 
 def test_scatter_rows_to_distinct_places_needs_no_order(backend, dtype):

@@ -30,6 +30,7 @@ BOUND = re.compile(r"\b(?:for|if|while) \(.*?\)(?: \{|;|$| [a-z_*])")
 SIGNS = {" < ": " <= ", " >= ": " > "}
 
 # 'file: line of code [occurrence]': why nothing can be seen
+PAST = "what a thread would reach there is past the row, which is asked next"
 TILE = "a tile past the last one: every element of it is masked"
 SURVIVORS = {
     "attention.cu: for (int start = 0; start <= end; start += KEYS) {": TILE,
@@ -37,6 +38,11 @@ SURVIVORS = {
     "attention_bwd.cu: for (int start = z.causal ? first / QUERIES * QUERIES : 0; start <= z.queries; start += QUERIES) {": TILE,  # noqa: E501
     "attention.cuh: for (int c = 0; c <= D / 8; c++) {": "columns from D on are past the width, which is asked next",
     "common.cuh: if (letter->site == 0 || (letter->site == site && row <= letter->row)) {": "the same row again",
+    "index.cu: for (int k = 0; k <= N; k++)": "element N is past the step, which is asked next",
+    "normalize.cuh: for (int e = 0; e <= S; e++)": PAST,
+    "normalize.cuh: for (int e = 0; e <= S; e++) [2]": PAST,
+    "normalize.cuh: for (int j = 0; j <= K; j++)": PAST,
+    "normalize.cuh: for (int j = 0; j <= K; j++) [2]": PAST,
     "optim.cu: for (int r = 0; r <= S; r++) s[r] = own_array<Acc<T>>(table, F::param + F::grad + r, i);": (
         "s has a slot to spare, because there are no arrays of length 0"
     ),
