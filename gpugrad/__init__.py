@@ -39,6 +39,7 @@ from gpugrad.dtypes import (
 )
 from gpugrad.forward import jvp
 from gpugrad.function import Function, custom_op
+from gpugrad.held import memory_report
 from gpugrad.kernel_op import cuda_op
 from gpugrad.ops import activation as _activation
 from gpugrad.ops import attention as _attention  # noqa: F401 - fills the table
@@ -81,14 +82,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Function", "Tape", "Tensor", "__array_api_version__", "__array_namespace_info__", "bool", "bool_", "checkpoint",
-    "complex64",
-    "complex128", "cuda_op", "custom_op", "data", "dot", "e", "einsum", "enable_grad", "errors", "fft", "float16",
-    "float32", "float64", "get_default_dtype", "get_matmul_precision", "grad", "gradcheck", "gradgradcheck",
-    "gradients", "hessian", "hvp", "inf", "int8", "int16", "int32", "int64", "is_available", "is_grad_enabled",
-    "jacobian", "jvp", "linalg", "linearize", "losses", "matmul", "matmul_precision", "memory", "nan", "newaxis", "nn",
-    "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi", "profile", "random", "release_memory",
-    "set_default_dtype", "set_matmul_precision", "set_memory_limit", "stop_gradient", "synchronize", "tensordot",
-    "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot", "vjp", "vmap",
+    "complex64", "complex128", "cuda_op", "custom_op", "data", "dot", "e", "einsum", "enable_grad", "errors", "fft",
+    "float16", "float32", "float64", "get_default_dtype", "get_matmul_precision", "grad", "gradcheck",
+    "gradgradcheck", "gradients", "hessian", "hvp", "inf", "int8", "int16", "int32", "int64", "is_available",
+    "is_grad_enabled", "jacobian", "jvp", "linalg", "linearize", "losses", "matmul", "matmul_precision", "memory",
+    "memory_report", "nan", "newaxis", "nn", "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi",
+    "profile", "random", "release_memory", "set_default_dtype", "set_matmul_precision", "set_memory_limit",
+    "stop_gradient", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
+    "vjp", "vmap",
 ]  # fmt: skip
 __all__ += _activation.__all__
 __all__ += _creation.__all__

@@ -39,6 +39,10 @@ class RangeError(GpugradError, IndexError):
     """An index or label is out of range."""
 
 
+class OutOfMemoryError(GpugradError, MemoryError):
+    """An op got no memory for its result; the message lists what holds the rest."""
+
+
 class _Internal(dict[str, bool]):
     """Whether a source file belongs to gpugrad itself; filled on first sight of each file name."""
 

@@ -15,8 +15,12 @@ from gpugrad.tensor import Node, Tensor
 
 def explain_failure(op: str, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any]) -> Exception:
     """Turn an array library's error into ours: op, operands, attributes, reason, the user's line."""
-    if isinstance(error, (GpugradError, MemoryError)):
+    if isinstance(error, GpugradError):
         return error
+    if isinstance(error, MemoryError):
+        from gpugrad.held import exhausted  # only now: it knows tensors, backends and models
+
+        return exhausted(op, error, args)
     flat = [b for a in args for b in (a if isinstance(a, (tuple, list)) else (a,))]
     apart = backends.mixed(tuple(flat))
     if apart:

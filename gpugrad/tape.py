@@ -12,6 +12,7 @@ from typing import Any
 from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
 from gpugrad.interpret import settle
 from gpugrad.op import PICK, RAW, RECORDING, record
+from gpugrad.operands import explain_failure
 from gpugrad.state import spare, writes
 from gpugrad.tensor import Node, Tensor
 
@@ -163,7 +164,7 @@ def check_writes(node: Node) -> None:
 
 def rule_failure(node: Node, error: Exception) -> Exception:
     """An error inside a derivative rule, in terms of the forward line."""
-    if isinstance(error, GraphError):
-        return error
+    if isinstance(error, (GraphError, MemoryError)):
+        return explain_failure(f"{node.op.name} backward", error, node.saved or (), {})
     kind = type(error) if isinstance(error, GpugradError) else GraphError
     return fail(kind, f"{node.op.name} backward", f"{error}\n  in the gradient of", place(node.code, node.lasti))

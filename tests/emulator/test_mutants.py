@@ -31,6 +31,7 @@ SIGNS = {" < ": " <= ", " >= ": " > "}
 
 # 'file: line of code [occurrence]': why nothing can be seen
 PAST = "what a thread would reach there is past the row, which is asked next"
+SPARE = "state arrays have a slot to spare, because there are no arrays of length 0"
 TILE = "a tile past the last one: every element of it is masked"
 SURVIVORS = {
     "attention.cu: for (int start = 0; start <= end; start += KEYS) {": TILE,
@@ -43,10 +44,14 @@ SURVIVORS = {
     "normalize.cuh: for (int e = 0; e <= S; e++) [2]": PAST,
     "normalize.cuh: for (int j = 0; j <= K; j++)": PAST,
     "normalize.cuh: for (int j = 0; j <= K; j++) [2]": PAST,
-    "optim.cu: for (int r = 0; r <= S; r++) s[r] = own_array<Acc<T>>(table, F::param + F::grad + r, i);": (
-        "s has a slot to spare, because there are no arrays of length 0"
-    ),
+    "optim.cu: for (int r = 0; r <= S; r++) all = all && aligned(s[r]);": f"{SPARE}; it may cost the packets",
+    "optim.cu: for (int r = 0; r <= S; r++) m[r] = z[r].v[j];": SPARE,
+    "optim.cu: for (int r = 0; r <= S; r++) s[r] = own_array<Acc<T>>(table, F::param + F::grad + r, i);": SPARE,
+    "optim.cu: for (int r = 0; r <= S; r++) z[r].v[j] = m[r];": SPARE,
     "random.cu: for (long long block = team.rank; block * 8 <= n; block += team.size) {": "no element of it is below n",
+    "reduce.cu: if (from + k * step <= cols) origins[k] = F::origin(widen(v[k * step]));": (
+        "an element of the second row, of which there is always one; nothing uses it"
+    ),
     "softmax.cuh: for (int j = 0; j <= K; j++) {": "element j of a thread is past the row, which is asked next",
 }
 
