@@ -41,6 +41,20 @@ def test_a_limit_stops_arrays_beyond_it(gpu):
     assert gg.memory()["limit"] == 0
 
 
+def test_arrays_come_from_the_allocator_that_the_program_chose(gpu):
+    """As with PyTorch's or RMM's pool under CuPy: one pool for both."""
+    cuda = gpu.xp.cuda
+    x = gg.tensor(np.linspace(0, 1, 1 << 12, dtype="float32"), device="cuda", requires_grad=True)
+    shared = cuda.MemoryPool()
+    with cuda.using_allocator(shared.malloc):
+        y = gg.softmax(x)
+        (y * y).sum().backward()
+        assert shared.used_bytes() >= y.nbytes + x.grad.nbytes
+    used = shared.used_bytes()
+    del y
+    assert shared.used_bytes() < used
+
+
 def test_refusals():
     with pytest.raises(DeviceError, match="CPU's memory is NumPy's"):
         gg.memory("cpu")
