@@ -3,7 +3,11 @@
 #   make train                      train on real handwritten digits; options through ARGS, as in
 #   make train ARGS="--model lenet --data DIR"
 #   make test                       the whole test suite; ARGS goes to pytest
-#   make lint type wheel bench      ruff; mypy --strict; the wheel in dist/; host cost per operation
+#   make nightly                    what takes longer: 2,000 random programs in place of 200
+#   make lint type wheel            ruff; mypy --strict; the wheel in dist/
+#   make bench                      host cost per operation, every op, and training steps beside what else is installed
+#   make docs                       docs/ops anew: the errors of every op on this machine, and a page an op
+#   make performance                docs/performance.md anew from bench/results
 #   make gpu-check OUT=dir          everything that only a GPU can show, in under 8 minutes, with the Python at hand (no network)
 #   make clean                      remove what the above made
 #
@@ -21,7 +25,7 @@ DRIVER := $(shell { nvidia-smi --query-gpu=driver_version --format=csv,noheader 
 endif
 GPU_EXTRA := $(if $(DRIVER),$(shell [ "$(DRIVER)" -ge 580 ] && echo ",cuda13" || echo ",cuda12"))
 
-.PHONY: train test lint type wheel bench gpu-check clean
+.PHONY: train test nightly lint type wheel bench docs performance gpu-check clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/train$(GPU_EXTRA).stamp
@@ -29,6 +33,9 @@ train: $(VENV)/train$(GPU_EXTRA).stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 -rs $(ARGS)
+
+nightly: $(VENV)/test.stamp
+	GPUGRAD_PROGRAMS=2000 $(BIN)/python -m pytest -n 2 tests/test_random_programs.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -42,14 +49,23 @@ wheel: $(VENV)/dev.stamp
 	$(BIN)/python -m build --wheel --outdir dist .
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/python bench/overhead.py $(ARGS)
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python -m pytest bench/ops -q -o python_files='*.py' --benchmark-enable --benchmark-columns=median,iqr,rounds
+	$(BIN)/gpugrad bench $(ARGS)
+
+docs: $(VENV)/test.stamp
+	$(BIN)/python -m tests.ops.report --measure
+	$(BIN)/python -m tests.ops.pages
+
+performance: $(VENV)/bench.stamp
+	$(BIN)/gpugrad bench --page docs/performance.md $(patsubst %,--results %,$(sort $(wildcard bench/results/bench-*.json)))
 
 OUT ?= gpu-check
 gpu-check:
 	$(PYTHON) bench/gpu_check.py --out $(OUT) $(ARGS)
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) dist build bench-out .pytest_cache .mypy_cache .ruff_cache .benchmarks
 
 $(VENV)/base.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -43,7 +43,7 @@ def outcome(name: str, sample: Any, device: str) -> list[np.ndarray]:
     args = [make(a) for a in sample.args]
     out = TABLE[name].call(*args, **sample.attrs)
     outs = out if isinstance(out, tuple) else (out,)
-    live = [o for o in outs if o.node is not None]
+    live = [o for o in sample.chosen(outs) if o.node is not None]
     found = [o.numpy() for o in outs]
     if live:
         rng = np.random.default_rng(0)

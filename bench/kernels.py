@@ -102,6 +102,7 @@ for _name, _options in ACTIVATIONS.items():
     case(_name)(lambda m, options=_options: ([m.x()], options))
     case(f"{_name}_bwd")(lambda m, options=_options: ([m.x(), m.x()], options))
 case("log_sigmoid")(lambda m: ([m.x()], {}))
+case("absorbed")(lambda m: ([m.x(), m.x()], {"infinite": False}))
 
 
 def features(m: Maker) -> tuple[int, int]:

@@ -10,8 +10,27 @@ from math import e, inf, nan, pi
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
+# NumPy's scalar types, as in NumPy's namespace: np.dtype("float64") would be equal to None, np.float64 is not.
+from numpy import (
+    bool_,
+    complex64,
+    complex128,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+
 from gpugrad import errors
 from gpugrad import methods as _methods
+from gpugrad import protocols as _protocols  # noqa: F401 - makes NumPy's functions take Tensors
 from gpugrad.backends import is_available
 from gpugrad.batching import vmap
 from gpugrad.calculus import hessian, hvp, jacobian, linearize, stop_gradient, vjp
@@ -19,24 +38,7 @@ from gpugrad.check import gradcheck, gradgradcheck, numgrad
 from gpugrad.checkpoint import checkpoint
 from gpugrad.determinism import nondeterministic_ops
 from gpugrad.devices import memory, release_memory, set_memory_limit, synchronize
-from gpugrad.dtypes import (
-    bool_,
-    complex64,
-    complex128,
-    float16,
-    float32,
-    float64,
-    get_default_dtype,
-    int8,
-    int16,
-    int32,
-    int64,
-    set_default_dtype,
-    uint8,
-    uint16,
-    uint32,
-    uint64,
-)
+from gpugrad.dtypes import get_default_dtype, set_default_dtype
 from gpugrad.forward import jvp
 from gpugrad.function import Function, custom_op
 from gpugrad.held import memory_report
@@ -55,6 +57,7 @@ from gpugrad.ops import reduce as _reduce
 from gpugrad.ops import sets as _sets
 from gpugrad.ops import shape as _shape
 from gpugrad.ops import softmax as _softmax
+from gpugrad.ops import special as _special
 from gpugrad.ops.activation import *
 from gpugrad.ops.creation import *
 from gpugrad.ops.elementwise import *
@@ -66,8 +69,11 @@ from gpugrad.ops.reduce import *
 from gpugrad.ops.sets import *
 from gpugrad.ops.shape import *
 from gpugrad.ops.softmax import *
+from gpugrad.ops.special import *
 from gpugrad.precision import get_matmul_precision, matmul_precision, set_matmul_precision
 from gpugrad.profile import profile
+from gpugrad.replay import replay
+from gpugrad.saved import save_on_cpu, saved_tensors_hooks
 from gpugrad.state import enable_grad, is_grad_enabled, no_grad
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import Tape, grad, gradients, value_and_grad
@@ -87,7 +93,8 @@ __all__ = [
     "gradgradcheck", "gradients", "hessian", "hvp", "inf", "int8", "int16", "int32", "int64", "is_available",
     "is_grad_enabled", "jacobian", "jvp", "linalg", "linearize", "losses", "matmul", "matmul_precision", "memory",
     "memory_report", "nan", "newaxis", "nn", "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi",
-    "profile", "random", "release_memory", "set_default_dtype", "set_matmul_precision", "set_memory_limit",
+    "profile", "random", "release_memory", "replay", "save_on_cpu",
+    "saved_tensors_hooks", "set_default_dtype", "set_matmul_precision", "set_memory_limit",
     "stop_gradient", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
     "vjp", "vmap",
 ]  # fmt: skip
@@ -100,6 +107,7 @@ __all__ += _reduce.__all__
 __all__ += _sets.__all__
 __all__ += _shape.__all__
 __all__ += _softmax.__all__
+__all__ += _special.__all__
 
 _methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _softmax, _sets])
 

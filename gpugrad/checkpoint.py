@@ -20,7 +20,7 @@ class Segment:
     The node's parents are the arguments that require gradients, then what f reads of the graph besides them.
     """
 
-    name, aux, vjps, kind, via, reuse = "checkpoint", False, (), "general", None, 0
+    name, aux, vjps, kind, via, reuse, singular, fragile = "checkpoint", False, (), "general", None, 0, 0, False
 
     def __init__(self, f: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self.f, self.nout, self.draws, self.depth = f, 1, Draws(), mode.depth
@@ -57,7 +57,7 @@ class Segment:
             if g is not None:
                 seeds[node] = seeds[node] + g if node in seeds else g
         sources: list[Any] = [*(x.node for x in tracked), *self.outer]
-        found = walk(F, seeds, sources, graph, born)
+        found = walk(F, seeds, sources, graph, born, care=2)
         return tuple([found.get(n) for n in sources])
 
 

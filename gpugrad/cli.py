@@ -1,4 +1,4 @@
-"""The command line: `gpugrad train`, `gpugrad eval` and `gpugrad doctor`.
+"""The command line: `gpugrad train`, `gpugrad eval`, `gpugrad bench`, `gpugrad warmup` and `gpugrad doctor`.
 
 Every refusal is one line on stderr and exit code 2; GPUGRAD_DEBUG=1 shows the traceback. Ctrl-C exits with 130.
 """
@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,94 @@ def doctor(as_json: bool) -> None:
     findings = office.examine()
     click.echo(json.dumps(office.report(findings), indent=1) if as_json else "\n".join(office.lines(findings)))
     click.get_current_context().exit(int(any(f.state == office.BROKEN for f in findings)))
+
+
+@main.command()
+@click.option("--device", default="cuda", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--dtypes", default="float32", show_default=True, help="Comma-separated, such as float32,bfloat16.")
+@click.option("--only", metavar="FAMILIES", default="", help="Comma-separated, such as loss,softmax.  [default: all]")
+def warmup(device: str, dtypes: str, only: str) -> None:
+    """Compile the kernels ahead of time.
+
+    They stay in the caches on disk, so that the first training step does not wait for a compiler.
+    """
+    from gpugrad import warmup as heater
+
+    start = time.perf_counter()
+    say = functools.partial(click.echo, err=True)
+    count = heater.warm(device, dtypes.split(","), [f for f in only.split(",") if f], say)
+    click.echo(f"{count} kernels ready after {time.perf_counter() - start:.1f} s")
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """Comma-separated words."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
+        """The words as a tuple."""
+        return value if isinstance(value, tuple) else tuple(w for w in value.split(",") if w)
+
+
+@main.command()
+@click.option("--against", type=Words(), default="torch,jax,autograd,mygrad,tinygrad,numpy", show_default=True,
+              help="Frameworks, or columns such as torch.compile.")  # fmt: skip
+@click.option("--workloads", type=Words(), help="Such as mlp-sgd,xent:4096x10.  [default: the suite's]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--suite", type=click.Choice(["quick", "full"]), default="quick", show_default=True,
+              help="quick: under two minutes. full: all that has a target; under eight on a GPU.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measurements of each.")
+@click.option("--threads", type=click.IntRange(1), help="Of every framework alike.  [default: the cores at hand]")
+@click.option("--limit", type=click.FloatRange(1), metavar="SECONDS", help="For everything.  [default: the suite's]")
+@click.option("--out", metavar="DIR", default="bench-out", show_default=True, help="Folder of JSON, table, picture.")
+@click.option("--page", metavar="FILE", help="Measure nothing; write the page from --results.")
+@click.option("--results", metavar="JSON", multiple=True, help="A result to put on the page; may be repeated.")
+def bench(
+    against: tuple[str, ...], workloads: tuple[str, ...] | None, device: str, suite: str, rounds: int,
+    threads: int | None, limit: float | None, out: str, page: str | None, results: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Time training steps beside other frameworks.
+
+    The same data, weights and steps in each; one whose first losses are wrong is refused and not timed. Leaves
+    bench-DEVICE.json, .md and .svg in the folder, and prints the tables.
+    """
+    from gpugrad.bench import report, runner
+    from gpugrad.bench.peers import select
+    from gpugrad.bench.workloads import SUITES, find
+
+    if page is not None or results:
+        if page is None or not results:
+            raise click.UsageError("--page and --results belong together")
+        text = report.page([Path(r) for r in results], Path(page))
+        Path(page).write_text(text)
+        return
+    for name in workloads or ():
+        find(name)
+    columns = select(list(against), suite, device)
+    gg.synchronize(device) if device != "cpu" else None
+    options = runner.Options(
+        device, suite, limit or runner.LIMITS[suite, device], rounds, say=functools.partial(click.echo, err=True)
+    )
+    options.threads = threads or options.threads
+    result = runner.run(list(workloads or SUITES[suite, device]), columns, options)
+    files = report.write(result, Path(out))
+    show(report.markdown(result))
+    picture = "" if len(files) == 3 else "; no picture: matplotlib is not installed"
+    click.echo("written: " + ", ".join(map(str, files)) + picture, err=True)
+
+
+def show(text: str) -> None:
+    """Markdown on a terminal as a terminal can, elsewhere as it is."""
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.markdown import Markdown
+        except ModuleNotFoundError:
+            pass
+        else:
+            Console().print(Markdown(text))
+            return
+    click.echo(text)
 
 
 if __name__ == "__main__":

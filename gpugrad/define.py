@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpugrad.errors import GraphError, fail
-from gpugrad.layered import LAYERS, constant
+from gpugrad.layered import LAYERS, constant, innermost, top
 from gpugrad.op import Op, binary, nary, unary
 from gpugrad.operands import explain_failure
 from gpugrad.rules import Rule
@@ -84,13 +84,17 @@ def inplace(op: Op, written: int) -> Callable[..., None]:
         raws = bare(list(xs))
         raws[written:] = [list(map(constant, x)) if type(x) is list else constant(x) for x in raws[written:]]
         outputs = [a for x in raws[:written] for a in (x if type(x) is list else (x,))]
-        if any(type(a) in LAYERS for a in outputs):
+        level = top([a for x in raws for a in (x if type(x) is list else (x,))])
+        if any(type(a) in LAYERS and not a.level.in_place for a in outputs):
             raise fail(GraphError, op.name, "jvp and vmap cannot follow an in-place update of a value of theirs")
         try:
-            op.impls[type(outputs[0])](*raws, **attrs)
+            if level is not None and level.in_place:
+                level.run(op, tuple(raws), attrs)
+            else:
+                op.impls[type(outputs[0])](*raws, **attrs)
         except Exception as error:
             raise explain_failure(op.name, error, tuple(raws), attrs) from None
-        writes.note(*outputs)
+        writes.note(*map(innermost, outputs))
 
     call.written = written  # type: ignore[attr-defined]
     return call

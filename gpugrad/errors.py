@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import warnings
 from types import CodeType, FrameType
 from typing import Any
 
@@ -33,6 +34,10 @@ class GraphError(GpugradError, RuntimeError):
 
 class DomainError(GpugradError, ValueError):
     """A value lies outside the operation's domain (a label, a probability, a hyper-parameter)."""
+
+
+class ReplayError(GpugradError, RuntimeError):
+    """A step cannot be replayed as it is written, or a replay did not do what the step does."""
 
 
 class RangeError(GpugradError, IndexError):
@@ -100,3 +105,18 @@ def describe(x: Any) -> str:
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
     return repr(x) if isinstance(x, (bool, int, float, complex)) else type(x).__name__
+
+
+class GpugradWarning(UserWarning):
+    """Something that is not an error, and seldom meant."""
+
+
+def notice(op: str, message: str) -> None:
+    """Warn in the house form; by default once for each of the user's lines."""
+    code, lasti = user_frame(sys._getframe(1))
+    filename, line, _ = locate(code, lasti)
+    text = f"[{op}] {message}\n  at {place(code, lasti)}"
+    warnings.warn_explicit(text, GpugradWarning, filename, line, registry=_noticed)
+
+
+_noticed: dict[Any, Any] = {}

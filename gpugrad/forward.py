@@ -46,6 +46,11 @@ class Dual(Layered):
         return self.level.dtype(self.primal.dtype, self.tangent.dtype)
 
     @property
+    def varied(self) -> bool:
+        """Whether there is a tangent, here or at a lower level."""
+        return self.tangent is not None or super().varied
+
+    @property
     def constant(self) -> Any:
         """The primal without its own tangents."""
         return constant(self.primal)

@@ -62,6 +62,8 @@ def survey(device: str) -> Iterator[Held]:
     """Every owner of memory on a device once: as a named parameter, else a tensor's value, else a saved value."""
     backend, seen = backends.get(device), set[int]()
     for array, what, node in holders():
+        if not backends.is_raw(array):  # a tensor that is being made, or is part of a trace
+            continue
         whole = owner(array)
         if id(whole) in seen or backends.of(whole) is not backend or not whole.nbytes:
             continue
@@ -86,15 +88,15 @@ def holders() -> Iterator[tuple[Any, str, Node | None]]:
         grad = getattr(t.node, "grad", None)
         if grad is not None:
             yield innermost(grad.data), f"gradient of {name}", None
-    tensors = [o for o in objects if type(o) is Tensor]
-    for t in tensors:
+    nodes = [o for o in objects if isinstance(o, Node)]
+    for node in nodes:
+        if getattr(node, "grad", None) is not None:
+            yield innermost(node.grad.data), "gradient", node  # type: ignore[union-attr]
+    for t in [o for o in objects if type(o) is Tensor]:
         made = t.node
         what = "tensor" if made is None or made.op is None else f"result of {made.op.name}"
         yield innermost(t.data), what, made
-    for node in [o for o in objects if isinstance(o, Node)]:
-        grad = getattr(node, "grad", None)
-        if grad is not None:
-            yield innermost(grad.data), "gradient", node
+    for node in nodes:
         for value in node.saved or ():
             for a in value if isinstance(value, tuple) else (value,):
                 if hasattr(a, "nbytes"):

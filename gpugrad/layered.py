@@ -20,8 +20,11 @@ BORROWED = SimpleNamespace(owndata=False, c_contiguous=False, writeable=False)
 class Level:
     """One running transformation. `open` until its function has returned.
 
-    A subclass says how arrays of its kind are made of constants, and how ops run on them.
+    A subclass says how arrays of its kind are made of constants, and how ops run on them. `in_place`: whether they
+    may be written to.
     """
+
+    in_place = False
 
     def __init__(self) -> None:
         self.rank, self.open = next(_next), True
@@ -118,6 +121,11 @@ class Layered:
     def nbytes(self) -> int:
         """Bytes of all elements."""
         return self.size * self.itemsize
+
+    @property
+    def varied(self) -> bool:
+        """Whether there is a tangent at some level."""
+        return isinstance(self.inner, Layered) and self.inner.varied
 
     @property
     def constant(self) -> Any:

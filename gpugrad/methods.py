@@ -13,11 +13,11 @@ import numpy as np
 
 from gpugrad import backends, transforms
 from gpugrad.errors import DeviceError, DomainError, GraphError, ShapeError, describe, fail, locate
-from gpugrad.layered import LAYERS
+from gpugrad.layered import LAYERS, Layered, innermost, top
 from gpugrad.op import TABLE, binary
 from gpugrad.operands import explain_failure
 from gpugrad.ops import creation
-from gpugrad.ops.index import At, getitem, raw_index
+from gpugrad.ops.index import At, assign, fill, getitem, parse
 from gpugrad.ops.shape import astype, matrix_transpose, transpose
 from gpugrad.ops.shape import to_device as moved
 from gpugrad.state import Handle, mode, next_seq, writes
@@ -215,7 +215,7 @@ def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
     if mode.enabled and self.node is not None and self.node.saved is not None:
         raise fail(
             GraphError, "numpy.asarray",
-            f"{describe(self)} is part of a graph, which NumPy would cut; use gpugrad's functions, or .detach() first",
+            f"{describe(self)} is part of a graph, which NumPy would cut; join with np.stack, or .detach() first",
         )  # fmt: skip
     if self.device != "cpu":
         raise fail(
@@ -252,6 +252,21 @@ def __dlpack_device__(self: Tensor) -> tuple[int, int]:
     return self.data.__dlpack_device__()  # type: ignore[no-any-return]
 
 
+def _cuda_array_interface(self: Tensor) -> Any:
+    """Where a CUDA tensor's values are, for libraries that share device memory this way.
+
+    Raises AttributeError on the CPU, so that `hasattr` is False there; GraphError for a tensor with gradients.
+    """
+    if self.device == "cpu":
+        raise AttributeError("[__cuda_array_interface__] the tensor is on the cpu")
+    if self.node is not None:
+        raise fail(GraphError, "__cuda_array_interface__", "a tensor with gradients cannot be exported; use x.detach()")
+    return self.data.__cuda_array_interface__
+
+
+Tensor.__cuda_array_interface__ = property(_cuda_array_interface)  # type: ignore[attr-defined]
+
+
 @method
 def __format__(self: Tensor, spec: str) -> str:
     return format(on_host(self).item(), spec) if spec and self.data.size == 1 else str(self)
@@ -266,13 +281,19 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
     that would hide the write from x's base or overwrite a leaf that requires gradients.
     """
     tensors = [t for t in (self, value) if isinstance(t, Tensor)]
-    layered = any(type(t.data) in LAYERS for t in tensors)
+    layered = any(type(t.data) in LAYERS and not t.data.level.in_place for t in tensors)
     if not layered and (not mode.enabled or all(t.node is None for t in tensors)):
+        template, arrays, _ = parse(self, index)
+        raws = [self.data, value.data if isinstance(value, Tensor) else value, *(a.data for a in arrays)]
         try:
-            self.data[raw_index(self, index)] = value.data if isinstance(value, Tensor) else value
+            if (level := top(raws)) is not None:
+                self.data = self.data if isinstance(self.data, Layered) else level.wrap(self.data)
+                level.run(assign.op, (self.data, *raws[1:]), {"index": template})  # type: ignore[attr-defined]
+            else:
+                self.data[fill(template, raws[2:])] = raws[1]
         except (ValueError, IndexError, TypeError) as error:
             raise explain_failure("setitem", error, (self.data, value), {"index": index}) from None
-        writes.note(self.data)
+        writes.note(innermost(self.data))
     elif self.node is not None and self.node.op is None:
         raise fail(
             GraphError, "setitem", "a leaf that requires gradients cannot be assigned to; use y = x.at[i].set(v)"

@@ -30,12 +30,12 @@ NO_ATTRS: dict[str, Any] = {}
 class Op:
     """One table entry: forward code, derivative rules, and what each rule needs kept.
 
-    `vjps[i]` pulls a cotangent back to input i (None: input i has no derivative); `joint` does all inputs
-    at once and returns a tuple. `jvp(F, tangents, out, *inputs, **attrs)` pushes tangents forward (None:
-    not varied). `aux`: the forward returns (out, extra) and rules see extra after the inputs. `via`: a
-    composition `(F, *inputs, **attrs)` that stands in when the call itself must be recorded. `nout`: number of
-    outputs, if several. `reuse`: which saved value a rule that is given reuse=True may overwrite (0: none).
-    `kind`: elementwise, linear, multilinear, general, nondiff, update (in place).
+    `vjps[i]` pulls a cotangent back to input i (None: input i has no derivative); `joint` does all inputs at once and
+    returns a tuple. `jvp(F, tangents, out, *inputs, **attrs)` pushes tangents forward (None: not varied). `aux`: the
+    forward returns (out, extra) and rules see extra after the inputs. `via`: a composition `(F, *inputs, **attrs)` for
+    calls that must be recorded. `nout`: number of outputs, if several. `reuse`: which saved value a rule that is given
+    reuse=True may overwrite (0: none). `singular`: 1 if rules put zeros in cotangents, 2 if infinities; rules that may
+    make NaN of those are `fragile`. `kind`: elementwise, linear, multilinear, general, nondiff, update (in place).
     """
 
     call: Callable[..., Any]
@@ -43,14 +43,15 @@ class Op:
     def __init__(
         self, name: str, fwd: Any, vjps: tuple[Rule | None, ...] = (), *, kind: str, joint: Rule | None = None,
         jvp: Rule | None = None, via: Rule | None = None, aux: bool = False, nout: int = 1,
-        cpu: Any = None, cuda: Any = None, reuse: int = 0,
+        cpu: Any = None, cuda: Any = None, reuse: int = 0, singular: int = 0,
     ) -> None:  # fmt: skip
         self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
-        self.via, self.aux, self.nout, self.reuse = via, aux, nout, reuse
+        self.via, self.aux, self.nout, self.reuse, self.singular = via, aux, nout, reuse, singular
         own = (("cpu", cpu), ("cuda", cuda), ("op", self))
         self.impls = backends.Impls(fwd, {k: v for k, v in own if v is not None})
         self.jvp = jvp or (partial(PUSH[kind], self) if kind in PUSH else None)
         self.keeps = [save_list(r) for r in vjps]
+        self.fragile = kind == "elementwise" and singular != 1 and any(KEEP in k for k in self.keeps)
         self.vjps = tuple([r and reading_shapes(r, k, self.keeps) for r, k in zip(vjps, self.keeps)])
         self.union: dict[Any, Any] = {}
         if name in TABLE:

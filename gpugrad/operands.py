@@ -79,6 +79,8 @@ def join(raws: list[Any]) -> list[Any]:
     wanted = promote(*(a.dtype for a in arrays))
     if wanted.kind in "biu" and any(type(a) is float for a in raws):
         wanted = get_default_dtype()
+    if wanted.kind == "V" and type(arrays[0]) is np.ndarray:  # NumPy has no weak scalars beside bfloat16
+        raws = [np.asarray(a, wanted) if isinstance(a, (int, float)) else a for a in raws]
     return [a.astype(wanted) if hasattr(a, "dtype") and a.dtype != wanted else a for a in raws]
 
 

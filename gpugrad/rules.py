@@ -49,6 +49,7 @@ def reading_shapes(rule: Rule, codes: tuple[int, ...], others: list[tuple[int, .
             values[i] = getattr(values[i], "shape", values[i])
         return rule(F, t, *values, **attrs)
 
+    run.__wrapped__ = rule  # type: ignore[attr-defined]
     return run
 
 

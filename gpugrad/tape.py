@@ -46,13 +46,14 @@ def leading_to(targets: Iterable[Node], order: list[Node]) -> set[Node]:
 
 
 def walk(
-    F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: bool, born: int = 0
+    F: Any, seeds: dict[Node, Any], targets: Iterable[Node] | None, keep: bool, born: int = 0, care: int = 0
 ) -> dict[Node, Any]:  # fmt: skip
     """Pull the seeds back through the graph, newest call first; returns the cotangents of targets (or all leaves).
 
     First order (`F` raw): rules see raw arrays, sums made here grow in place. Otherwise (`F` recording) rules
     see Tensors tied to the graph, so the result can be differentiated again. Unless `keep`, what each call
-    saved is released as the walk passes it. It ends at nodes older than `born`.
+    saved is released as the walk passes it. It ends at nodes older than `born`. `care`: what the cotangents
+    may hold that must not become NaN, 1: zeros, 2: infinities too; it rises where the walk passes a singular op.
     """
     graph, spent_at = F is RECORDING, {"spent": user_frame()}
     order = history(seeds, born)
@@ -93,6 +94,8 @@ def walk(
                 if p is None or vjps[i] is None or (needed and p not in needed):
                     continue
                 pg = vjps[i] if op.joint is not None else vjps[i](F, g, *saved, **attrs)
+                if care and op.fragile:
+                    pg = F.absorbed(pg, g, infinite=care > 1)
                 if pg.shape != p.shape or pg.dtype is not p.dtype:
                     pg = fit(F, pg, p, i)
                 if p not in grads:
@@ -107,6 +110,7 @@ def walk(
                         ours.add(p)
         except Exception as error:
             raise rule_failure(node, error) from error
+        care = op.singular if op.singular > care else care
         if not keep:
             node.saved, node.parents, node.attrs = None, (), spent_at
     return found

@@ -62,7 +62,6 @@ class Tensor(Operators):
     """
 
     __slots__ = ("__weakref__", "data", "node")
-    __array_ufunc__ = None  # NumPy operators defer to ours
     __hash__ = object.__hash__
 
     data: Any

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpugrad.errors import GraphError, ShapeError, describe, fail
 from gpugrad.interpret import settle
 from gpugrad.layered import levels
@@ -43,9 +45,15 @@ def differentiate(
         else:
             g = given if create_graph or out.node.op else given.copy()
         seeds[out.node] = seeds[out.node] + g if out.node in seeds else g
-    with switch(create_graph):
-        found = walk(F, seeds, targets, retain_graph or create_graph)
+    with switch(create_graph), np.errstate(invalid="ignore"):  # the 0 * inf of masked branches
+        found = walk(F, seeds, targets, retain_graph or create_graph, care=any(map(masks, cotangents)))
     return {n: g if create_graph else Tensor(F.box(g)) for n, g in found.items()}
+
+
+def masks(cotangent: Tensor | None) -> bool:
+    """Whether a given cotangent may hold zeros; a GPU is not asked."""
+    data = None if cotangent is None else cotangent.data
+    return data is not None and not (isinstance(data, np.ndarray) and np.count_nonzero(data) == data.size)
 
 
 def backward(

@@ -22,3 +22,11 @@ __global__ void activation_bwd(T* dx, const T* t, const T* v, long long n, Acc<T
 template <class T> __global__ void relu_bwd(T* dx, const T* t, const T* out, long long n) {
     fill(whole_grid(), dx, n, [](long long, Acc<T> t, Acc<T> out) { return Relu::back(t, out, {}); }, t, out);
 }
+
+// g, but 0 where it is NaN although t is 0 or, if `infinite`, inf: what 0 * inf and 0 * NaN count as in a gradient.
+template <class T> __global__ void absorbed(T* y, const T* g, const T* t, long long n, int infinite) {
+    fill(whole_grid(), y, n, [=](long long, Acc<T> g, Acc<T> t) {
+        bool zero = t == 0, far = infinite && t == t && t - t != 0;
+        return g != g && (zero || far) ? Acc<T>(0) : g;
+    }, g, t);
+}

@@ -1,9 +1,12 @@
 // The math of elementwise kernels, one struct a function: hand-written and generated kernels share them.
 //
-// Plain C++ on Acc values (float or double), no CUDA builtin but __umul64hi, so that a host compiler reads it as well.
-// A functor is called with the operands in the op's order; the NumPy twin is the op's forward in gpugrad/ops.
+// Plain C++ on Acc values (float or double), no CUDA builtin but __umul64hi, so that a host compiler reads it as well; there
+// host/math.h stands in for CUDA's functions. A functor is called with the operands in the op's order; the NumPy twin is the
+// op's forward in gpugrad/ops. The name of an op is that of its functor: log_sigmoid is LogSigmoid::value, silu_bwd is
+// Silu::back, and gelu with approximate='tanh' is GeluTanh::value (see gpugrad/chain.py).
 #pragma once
 
+#ifndef GG_HOST
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
@@ -16,14 +19,149 @@ __device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); 
 __device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
 __device__ __forceinline__ float erf_complement(float x) { return erfcf(x); }
 __device__ __forceinline__ double erf_complement(double x) { return erfc(x); }
+__device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
+__device__ __forceinline__ double square_root(double x) { return sqrt(x); }
+__device__ __forceinline__ float sine(float x) { return sinf(x); }
+__device__ __forceinline__ double sine(double x) { return sin(x); }
+__device__ __forceinline__ float cosine(float x) { return cosf(x); }
+__device__ __forceinline__ double cosine(double x) { return cos(x); }
+__device__ __forceinline__ float power(float x, float y) { return powf(x, y); }
+__device__ __forceinline__ double power(double x, double y) { return pow(x, y); }
+#endif
+
+// What a formula calls a, b and c; zero where it does not.
+template <class A> struct Options { A a, b, c; };
+
+// --- arithmetic, choice and comparison: value(x, ...) ----------------------------------------------------------------
+//
+// NaN passes through Maximum and Minimum. The _bound forms are those of an op whose second operand is constant.
+
+struct Add {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return x + y; }
+};
+struct Subtract {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return x - y; }
+};
+struct Multiply {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return x * y; }
+};
+struct Divide {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return x / y; }
+};
+struct Negative {
+    template <class A> static __device__ __forceinline__ A value(A x) { return -x; }
+};
+struct Positive {
+    template <class A> static __device__ __forceinline__ A value(A x) { return x; }
+};
+struct Reciprocal {
+    template <class A> static __device__ __forceinline__ A value(A x) { return 1 / x; }
+};
+struct Square {
+    template <class A> static __device__ __forceinline__ A value(A x) { return x * x; }
+};
+struct Sqrt {
+    template <class A> static __device__ __forceinline__ A value(A x) { return square_root(x); }
+};
+struct Abs {
+    template <class A> static __device__ __forceinline__ A value(A x) { return x > 0 ? x : 0 - x; }
+};
+struct Sign {
+    template <class A> static __device__ __forceinline__ A value(A x) { return x > 0 ? A(1) : x < 0 ? A(-1) : x == 0 ? A(0) : x; }
+};
+struct Exp {
+    template <class A> static __device__ __forceinline__ A value(A x) { return exponential(x); }
+};
+struct Expm1 {
+    template <class A> static __device__ __forceinline__ A value(A x) { return exp_minus_one(x); }
+};
+struct Log {
+    template <class A> static __device__ __forceinline__ A value(A x) { return logarithm(x); }
+};
+struct Log1p {
+    template <class A> static __device__ __forceinline__ A value(A x) { return log_one_plus(x); }
+};
+struct Sin {
+    template <class A> static __device__ __forceinline__ A value(A x) { return sine(x); }
+};
+struct Cos {
+    template <class A> static __device__ __forceinline__ A value(A x) { return cosine(x); }
+};
+struct Pow {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return power(x, y); }
+};
+struct Maximum {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return (x >= y) | (x != x) ? x : y; }
+};
+struct Minimum {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) { return (x <= y) | (x != x) ? x : y; }
+};
+struct Where {
+    template <class A> static __device__ __forceinline__ A value(bool c, A x, A y) { return c ? x : y; }
+};
+struct Absorb {
+    template <class A> static __device__ __forceinline__ A value(A t, A slope) { return t * (t == 0 ? A(0) : slope); }
+};
+struct Quotient {
+    template <class A> static __device__ __forceinline__ A value(A t, A d) { return t / (t == 0 ? A(1) : d); }
+};
+struct Equal {
+    template <class A> static __device__ __forceinline__ bool value(A x, A y) { return x == y; }
+};
+struct NotEqual {
+    template <class A> static __device__ __forceinline__ bool value(A x, A y) { return x != y; }
+};
+struct Less {
+    template <class A> static __device__ __forceinline__ bool value(A x, A y) { return x < y; }
+};
+struct LessEqual {
+    template <class A> static __device__ __forceinline__ bool value(A x, A y) { return x <= y; }
+};
+struct Greater {
+    template <class A> static __device__ __forceinline__ bool value(A x, A y) { return x > y; }
+};
+struct GreaterEqual {
+    template <class A> static __device__ __forceinline__ bool value(A x, A y) { return x >= y; }
+};
+struct Isnan {
+    template <class A> static __device__ __forceinline__ bool value(A x) { return x != x; }
+};
+struct Isfinite {
+    template <class A> static __device__ __forceinline__ bool value(A x) { return x - x == 0; }
+};
+struct LogicalAnd {
+    template <class A> static __device__ __forceinline__ bool value(bool x, bool y) { return x & y; }
+};
+struct LogicalOr {
+    template <class A> static __device__ __forceinline__ bool value(bool x, bool y) { return x | y; }
+};
+struct LogicalNot {
+    template <class A> static __device__ __forceinline__ bool value(bool x) { return !x; }
+};
+struct Clip {
+    template <class A> static __device__ __forceinline__ A value(A x, A low, A high) {
+        return Minimum::value(Maximum::value(x, low), high);
+    }
+};
+struct Isinf {
+    template <class A> static __device__ __forceinline__ bool value(A x) { return (x == x) & !(x - x == 0); }
+};
+// g, but 0 where that is NaN and t is 0 or, if a is not 0, infinite.
+struct Absorbed {
+    template <class A> static __device__ __forceinline__ A value(A g, A t, Options<A> o) {
+        return (g != g) & ((t == 0) | ((o.a != 0) & Isinf::value(t))) ? A(0) : g;
+    }
+};
+using MaximumBound = Maximum;
+using MinimumBound = Minimum;
+using BitwiseAnd = LogicalAnd; // of masks
+using BitwiseOr = LogicalOr;
+using BitwiseInvert = LogicalNot;
 
 // --- activations: value(x) and back(t, v), t times the derivative ---------------------------------------------------
 //
 // v is the output for Relu, Elu, Sigmoid and Tanh, the input for the others. A unit that is off gives 0 whatever t is.
 // Nothing overflows on the way to a finite result, and small results keep their digits: 1 + tanh and 1 + erf do not.
-
-// What an activation's formula calls a, b and c; zero where it does not.
-template <class A> struct Options { A a, b, c; };
 
 // 1 / (1 + exp(-x)), and its derivative.
 template <class A> __device__ __forceinline__ A logistic(A x) {
@@ -57,13 +195,17 @@ struct Elu {
     }
 };
 
+// x within [-800, high], NaN included: beyond, gates and their slopes are 0 or 1, not 0 times infinity.
+template <class A> __device__ __forceinline__ A bounded(A x, A high = A(800)) { return x < -800 ? A(-800) : x > high ? high : x; }
+
 // x Phi(x), Phi the normal distribution function.
 struct Gelu {
     template <class A> static __device__ __forceinline__ A phi(A x) {
         return A(0.5) * erf_complement(x * A(-0.70710678118654752440));
     }
-    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x * phi(x); }
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return bounded(x, x) * phi(x); }
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        x = bounded(x);
         return t * (phi(x) + x * exponential(A(-0.5) * x * x) * A(0.39894228040143267794)); // 1 / sqrt(2 pi)
     }
 };
@@ -73,8 +215,11 @@ struct GeluTanh {
     template <class A> static __device__ __forceinline__ A twice_u(A x) {
         return x * (A(1.59576912160573071176) + A(0.0713548162726002527220) * (x * x));
     }
-    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x * logistic(twice_u(x)); }
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) {
+        return bounded(x, x) * logistic(twice_u(x));
+    }
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        x = bounded(x);
         A z = twice_u(x), dz = A(1.59576912160573071176) + A(0.214064448817800758166) * (x * x);
         return t * (logistic(z) + x * logistic_slope(z) * dz);
     }
@@ -82,8 +227,9 @@ struct GeluTanh {
 
 // x logistic(x).
 struct Silu {
-    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return x * logistic(x); }
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return bounded(x, x) * logistic(x); }
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
+        x = bounded(x);
         return t * (logistic(x) + x * logistic_slope(x));
     }
 };
@@ -96,7 +242,7 @@ struct Sigmoid {
 
 struct Tanh {
     template <class A> static __device__ __forceinline__ A value(A x, Options<A>) { return hyperbolic_tangent(x); }
-    template <class A> static __device__ __forceinline__ A back(A t, A out, Options<A>) { return t * (1 - out * out); }
+    template <class A> static __device__ __forceinline__ A back(A t, A out, Options<A>) { return t * ((1 - out) * (1 + out)); }
 };
 
 // log(1 + exp(a x)) / a; log_sigmoid is that with a = -1.
@@ -108,17 +254,47 @@ struct Softplus {
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A> o) { return t * logistic(o.a * x); }
 };
 
+// log(1 / (1 + exp(-x))).
+struct LogSigmoid {
+    template <class A> static __device__ __forceinline__ A value(A x) { return Softplus::value(x, Options<A>{A(-1), 0, 0}); }
+};
+
+struct Softsign {
+    template <class A> static __device__ __forceinline__ A value(A x) { return x / (1 + (x < 0 ? -x : x)); }
+};
+
+struct Tanhshrink {
+    template <class A> static __device__ __forceinline__ A value(A x) { return x - hyperbolic_tangent(x); }
+};
+
+// max(x, 0) - x y + log(1 + exp(-|x|)).
+struct BceLogits {
+    template <class A> static __device__ __forceinline__ A value(A x, A y) {
+        return ((x > 0) | (x != x) ? x : A(0)) - x * y + log_one_plus(exponential(x < 0 ? x : -x));
+    }
+};
+
 // x tanh(log(1 + e)) = x n / (n + 2), e = exp(x), n = e (e + 2). From 20 on the fraction is 1.
 struct Mish {
     template <class A> static __device__ __forceinline__ A value(A x, Options<A>) {
         A e = exponential(x > 20 ? A(20) : x), n = e * (e + 2);
-        return x * (n / (n + 2));
+        return bounded(x, x) * (n / (n + 2));
     }
     template <class A> static __device__ __forceinline__ A back(A t, A x, Options<A>) {
-        x = x > 20 ? A(20) : x;
+        x = bounded(x, A(20));
         A e = exponential(x), n = e * (e + 2), d = n + 2;
         return t * ((n + x * (4 * e) * ((e + 1) / d)) / d);
     }
+};
+
+// x / 6 + 1/2 clipped to [0, 1].
+struct Hardsigmoid {
+    template <class A> static __device__ __forceinline__ A value(A x) { return Clip::value(x / 6 + A(0.5), A(0), A(1)); }
+};
+
+// x moved towards 0 by a.
+struct Softshrink {
+    template <class A> static __device__ __forceinline__ A value(A x, Options<A> o) { return x - Clip::value(x, -o.a, o.a); }
 };
 
 // x times x / 6 + 1/2 clipped to [0, 1].
@@ -162,9 +338,6 @@ struct Philox {
 
 // A tensor's learning rate, the number of this step, from 1, and the product of its momenta before it (of Nadam).
 struct Clock { double lr, t, product; };
-
-__device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
-__device__ __forceinline__ double square_root(double x) { return sqrt(x); }
 
 template <class A> __device__ __forceinline__ A decayed(A g, A p, const A* c) { return c[1] != 0 ? g + c[1] * p : g; }
 

@@ -208,7 +208,7 @@ def test_kinds_and_limits(name):
         "b": {"bool"}, "i": {"signed integer", "integral", "numeric"}, "u": {"unsigned integer", "integral", "numeric"},
         "f": {"real floating", "numeric"}, "c": {"complex floating", "numeric"},
     }  # fmt: skip
-    dtype = getattr(gg, name)
+    dtype = np.dtype(getattr(gg, name))
     mine = kinds[dtype.kind]
     for kind in set().union(*kinds.values()):
         assert gg.isdtype(dtype, kind) is (kind in mine)
@@ -231,6 +231,16 @@ def test_kinds_and_limits(name):
         assert (limits.bits, limits.max, limits.min, limits.dtype) == (want.bits, want.max, want.min, dtype)
         with pytest.raises(DTypeError):
             gg.finfo(dtype)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_data_type_equals_itself_and_no_other(name):
+    # np.dtype("float64") == None holds in NumPy: a table of promotions that answers None would seem to answer float64
+    dtype = getattr(gg, name)
+    assert (dtype == None) is False  # noqa: E711
+    assert [other for other in ALL if getattr(gg, other) == dtype] == [name]
+    assert gg.ones(1, dtype=dtype).dtype == dtype
+    assert gg.__array_namespace_info__().dtypes()[name] == dtype
 
 
 def test_inspection():
@@ -370,6 +380,22 @@ def test_complex_expm1_is_accurate_near_zero(dtype, tolerance):
     a, b = z.real.astype("longdouble"), z.imag.astype("longdouble")
     want = np.expm1(a) * np.cos(b) - 2 * np.sin(b / 2) ** 2 + 1j * np.exp(a) * np.sin(b)
     assert (np.abs(gg.expm1(gg.asarray(z)).numpy() - want) <= tolerance * np.abs(want)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("y", [0.5, [0.5], [[0.5], [0.5]], [[0.5] * 6] * 2])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_power_of_one_half_is_no_square_root(y, dtype):
+    # C's pow, as the standard asks: inf at -inf and 0 at -0, however the exponent was given; a square root: NaN and -0
+    x = gg.asarray([[-inf, -0.0, 0.0, 4.0, inf, -1.0]] * 2, dtype=dtype)
+    want = np.asarray([[inf, 0.0, 0.0, 2.0, inf, nan]] * 2, dtype)
+    exponents = [gg.asarray(y, dtype=dtype), gg.broadcast_to(gg.asarray(y, dtype=dtype), (2, 6))]
+    for exponent in [y, *exponents] if y == 0.5 else exponents:
+        got = (x**exponent).numpy()
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+        assert not np.signbit(got[:, :5]).any()
+        assert (x[0, 0] ** exponent).numpy().flat[0] == inf
 
 
 def test_clip_keeps_the_dtype():

@@ -22,8 +22,8 @@ def test_parameters_and_gradients_are_named_as_the_model_names_them():
     model = nn.Sequential(nn.Linear(7, 311), nn.Linear(311, 3))
     model(gg.ones((5, 7))).sum().backward()
     names = found()
-    assert names["0.weight"] == [(311, 7)]
-    assert names["gradient of 1.weight"] == [(3, 311)]
+    assert (311, 7) in names["0.weight"]  # models of other tests may be alive
+    assert (3, 311) in names["gradient of 1.weight"]
 
 
 def test_memory_is_counted_once_with_the_line_that_made_it():

@@ -59,6 +59,14 @@ def test_tape_knows_no_op_no_backend_no_array_library():
     assert not touches(PACKAGE / "tape.py", "gpugrad.ops", "gpugrad.backends", "numpy", "cupy")
 
 
+STATIC = ("replay", "recorded", "trace", "frozen", "program", "fuse", "execute")
+
+
+@pytest.mark.parametrize("module", STATIC)
+def test_programs_and_replay_do_not_know_the_tape(module):
+    assert not touches(PACKAGE / f"{module}.py", "gpugrad.tape", "gpugrad.transforms", "gpugrad.nn", "gpugrad.optim")
+
+
 @pytest.mark.parametrize("path", under("ops"), ids=name_of)
 def test_ops_know_neither_tape_nor_what_is_built_on_them(path):
     above = ("tape", "transforms", "nn", "optim", "data", "train", "losses", "check", "function")

@@ -53,7 +53,7 @@ def test_wheel(tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     assert wheel.stat().st_size < json.loads((ROOT / "bench" / "budget.json").read_text())["wheel_bytes"]
     names = set(zipfile.ZipFile(wheel).namelist())
-    for kernel in (ROOT / "kernels").iterdir():
-        assert f"gpugrad/_kernels/{kernel.name}" in names
+    for kernel in (ROOT / "kernels").rglob("*.*"):
+        assert f"gpugrad/_kernels/{kernel.relative_to(ROOT / 'kernels')}" in names
     assert {"gpugrad/py.typed", "gpugrad/testing/emulator.h"} <= names
     assert not any(n.startswith(("tests/", "bench/", "examples/")) for n in names)

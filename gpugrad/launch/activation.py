@@ -75,6 +75,14 @@ def _bias_act_bwd(launch: Any, t: Any, v: Any, b: Any, kind: str) -> Any:
     return dx, db
 
 
+def _absorbed(launch: Any, g: Any, t: Any, infinite: bool) -> Any:
+    if not launch.takes(g, t) or g.shape != t.shape:
+        return NotImplemented
+    out = launch.xp.empty(g.shape, g.dtype)
+    launch.map("absorbed", (g.dtype,), (out, g, t, out.size, int(infinite)), -(-out.nbytes // 16))
+    return out
+
+
 relu, _ = _pair("Relu")
 relu_bwd = kernel("activation", "relu_bwd")
 leaky_relu, leaky_relu_bwd = _pair("LeakyRelu", "negative_slope")
@@ -87,5 +95,6 @@ softplus, softplus_bwd = _pair("Softplus", "beta")
 log_sigmoid, _ = _pair("Softplus", -1.0)
 mish, mish_bwd = _pair("Mish")
 hardswish, hardswish_bwd = _pair("Hardswish")
+absorbed = kernel("activation", "absorbed", _absorbed)
 bias_act = kernel("activation_bias", "bias_act", _bias_act)
 bias_act_bwd = kernel("activation_bias", "bias_act_bwd", _bias_act_bwd)

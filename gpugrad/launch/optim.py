@@ -79,6 +79,8 @@ def run_update(
         return NotImplemented
     if skip is not None and skip.dtype != "int32":
         return NotImplemented
+    if launch.xp is np:  # compiled for the host: gpugrad/jit.py
+        return launch.update(functor, entries, settings, step, product, lr, skip)
     given = struct.pack(f"{SETTINGS}d", *settings, *[0.0] * (SETTINGS - len(settings)))
     slot = 0 if step is None else slots.setdefault(step.data.ptr, len(slots)) % SLOTS
     for dtype, some in by_dtype(entries):

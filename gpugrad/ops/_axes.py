@@ -8,6 +8,16 @@ from typing import Any
 from gpugrad.errors import DTypeError, RangeError, ShapeError, fail
 
 
+def shape_of(x: Any) -> tuple[int, ...]:
+    """Lengths of the axes of an array, none of a number: what `np.shape` says, without asking through its protocol."""
+    return getattr(x, "shape", ())
+
+
+def rank(x: Any) -> int:
+    """Number of axes of an array, 0 of a number."""
+    return getattr(x, "ndim", 0)
+
+
 def one_axis(axis: Any, ndim: int, op: str) -> int:
     """A single axis as 0 <= axis < ndim. Raises RangeError out of range, DTypeError for a non-integer."""
     try:

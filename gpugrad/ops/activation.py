@@ -6,15 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from gpugrad.define import elementwise, general
 from gpugrad.errors import DomainError, ShapeError, describe, fail
 from gpugrad.launch import activation as launch
 from gpugrad.op import RECORDING, raw
-from gpugrad.ops._axes import one_axis
+from gpugrad.ops._axes import one_axis, rank, shape_of
 from gpugrad.ops.elementwise import abs as _abs
-from gpugrad.ops.elementwise import add, blocked, clip, erf_forward, expm1, minimum, select, where
+from gpugrad.ops.elementwise import add, blocked, clip, expm1, minimum, polynomial, select, where
 from gpugrad.rules import add_up
 
 __all__ = [
@@ -26,21 +24,25 @@ __all__ = [
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
 relu = elementwise(
-    "relu", lambda xp, x: xp.maximum(x, 0), lambda F, t, out, _x: F.relu_bwd(t, out), cuda=launch.relu,
+    "relu", lambda xp, x, into=None: xp.maximum(x, 0, out=into), lambda F, t, out, _x: F.relu_bwd(t, out),
+    cuda=launch.relu,
     doc="max(x, 0); slope 0 at 0.",
 )  # fmt: skip
 relu_bwd = elementwise(
-    "relu_bwd", lambda xp, t, out: xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t),
+    "relu_bwd", lambda xp, t, out, into=None: (
+        xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t, into)
+    ),
     lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=launch.relu_bwd,
     doc="t where relu's output is above 0 (or NaN), else 0.",
 )  # fmt: skip
 _leaky_relu = elementwise(
-    "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, x * negative_slope),
+    "leaky_relu", lambda xp, x, negative_slope: select(xp, x > 0, x, (x * negative_slope).astype(x.dtype, copy=False)),
     lambda F, t, _out, x, negative_slope: F.leaky_relu_bwd(t, x, negative_slope=negative_slope), attrs=True,
     floating=True, cuda=launch.leaky_relu,
 )  # fmt: skip
 leaky_relu_bwd = elementwise(
-    "leaky_relu_bwd", lambda xp, t, x, negative_slope: select(xp, x > 0, t, t * negative_slope),
+    "leaky_relu_bwd",
+    lambda xp, t, x, negative_slope: select(xp, x > 0, t, (t * negative_slope).astype(t.dtype, copy=False)),
     lambda F, u, _out, _t, x, negative_slope: F.leaky_relu_bwd(u, x, negative_slope=negative_slope), None, attrs=True,
     cuda=launch.leaky_relu_bwd, doc="t times the derivative of leaky_relu at x.",
 )  # fmt: skip
@@ -49,7 +51,8 @@ leaky_relu_bwd = elementwise(
 @blocked
 def elu_forward(xp: Any, x: Any, alpha: float, rate: float, scale: float) -> Any:
     """One formula for the exponential family."""
-    return scale * select(xp, x > 0, x, alpha * xp.expm1(rate * xp.minimum(x, 0)))
+    out = scale * select(xp, x > 0, x, alpha * xp.expm1(rate * xp.minimum(x, 0)))
+    return out.astype(x.dtype, copy=False)
 
 
 def elu_back(xp: Any, t: Any, out: Any, alpha: float, rate: float, scale: float) -> Any:
@@ -57,7 +60,7 @@ def elu_back(xp: Any, t: Any, out: Any, alpha: float, rate: float, scale: float)
     slope = out + scale * alpha
     if rate != 1:
         slope *= rate
-    return t * select(xp, out > 0, scale, slope)
+    return (t * select(xp, out > 0, scale, slope)).astype(out.dtype, copy=False)
 
 
 _elu = elementwise(
@@ -98,6 +101,14 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 # --- sigmoid and softplus -----------------------------------------------------------------------------------
 
 
+SILENT = 800.0  # exp(-800) is 0 in every dtype
+
+
+def wide(x: Any) -> Any:
+    """x in float32, if it is narrower."""
+    return x if x.dtype in ("float32", "float64") else x.astype("float32")
+
+
 def sigmoid_forward(xp: Any, x: Any) -> Any:
     """1 / (1 + exp(-x)) without overflow: the numerator is 1 from 0 on, exp(x) below."""
     e = xp.exp(-xp.abs(x))
@@ -131,6 +142,12 @@ def softplus_back(xp: Any, t: Any, x: Any, beta: float) -> Any:
     return slope
 
 
+def logit_forward(xp: Any, x: Any) -> Any:
+    """log(x / (1 - x)), through log1p where the quotient is near 1."""
+    rest = 1 - x
+    return select(xp, x < 0.25, xp.log(x / rest), xp.log1p((2 * x - 1) / rest))
+
+
 sigmoid = elementwise(
     "sigmoid", sigmoid_forward, lambda F, t, out, _x: F.sigmoid_bwd(t, out), floating=True, cuda=launch.sigmoid,
     doc="1 / (1 + exp(-x)).",
@@ -158,7 +175,7 @@ softsign = elementwise(
     doc="x / (1 + |x|).",
 )  # fmt: skip
 _logit = elementwise(
-    "logit", lambda xp, x: xp.log(x) - xp.log1p(-x), lambda F, t, _out, x: F.quotient(t, x * (1 - x)), floating=True,
+    "logit", logit_forward, lambda F, t, _out, x: F.quotient(t, x * (1 - x)), floating=True,
 )  # fmt: skip
 
 
@@ -176,28 +193,73 @@ def logit(x: Any, eps: float | None = None) -> Any:
 
 # --- gates: x times a smooth step ---------------------------------------------------------------------------
 
-# gelu(x) = x Phi(x) (Hendrycks & Gimpel 2016); "tanh" takes Phi(x) = (1 + tanh(K (x + C x^3))) / 2.
+# gelu(x) = x Phi(x) (Hendrycks & Gimpel 2016); "tanh" takes Phi(x) = (1 + tanh(K (x + C x^3))) / 2. The exact form is
+# made of Phi(-|x|), which has no cancellation: x Phi(x) is max(x, 0) - |x| Phi(-|x|); slopes at x and -x add up to 1.
 K, C = math.sqrt(2 / math.pi), 0.044715
+FAR = 40.0  # beyond, Phi(-|x|) rounds to 0
+
+# Phi(-a) exp(a^2 / 2) is P((1.1875 a - 4) / (a + 4)) / (a + 4): P interpolates at the Chebyshev points that stand for
+# 0 <= a <= 128/3, with relative errors of 8e-10 and 4e-17.
+MILLS_SINGLE = (
+    0.8103555844, -0.6203686554, 0.3659710017, -0.158766337, 0.04416757256, -0.003516717653, -0.002578619789,
+    0.0007880267374, 0.0001453324513, -9.259030658e-5, -8.960520862e-6, 8.185417751e-6,
+)  # fmt: skip
+MILLS_DOUBLE = (
+    0.81035558498789432, -0.6203686559461561, 0.36597095711338757, -0.15876630110974729, 0.044168101030273833,
+    -0.0035171394574215131, -0.0025809445951957733, 0.00078985741133177517, 0.00015008691715989457,
+    -9.6237037269334718e-5, -1.3745730782801255e-5, 1.165372470415526e-5, 2.2620896511060814e-6,
+    -1.4011963842528976e-6, -4.7103631039460878e-7, 1.4231234273576501e-7, 9.4955734599712512e-8,
+    -6.1871295513469231e-9, -1.635325399924004e-8, -1.457716815378861e-9, 2.1077856706072614e-9,
+    2.7937793821817555e-10, -1.5041229771603135e-10,
+)  # fmt: skip
+
+
+def normal_tail(xp: Any, x: Any) -> tuple[Any, Any, Any]:
+    """a = |x| up to 40, Phi(-a) exp(a^2 / 2) and exp(-a^2 / 2), in float32 at least."""
+    a = wide(xp.minimum(xp.abs(x), FAR))
+    d, u = a + 4, 1.1875 * a
+    u -= 4
+    u /= d
+    mills = polynomial(MILLS_DOUBLE if a.dtype == "float64" else MILLS_SINGLE, u)
+    mills /= d
+    if a.dtype != "float64":  # where a * a is exact
+        bell = a.astype("float64")
+        bell *= bell
+        bell *= -0.5
+        return a, mills, xp.exp(bell, out=bell).astype("float32")
+    h = a.astype("float32").astype("float64")  # h * h is exact
+    bell, d = xp.exp(-0.5 * h * h), 0.5 * (h - a) * (h + a)  # |d| < 1e-4
+    return a, mills, bell + bell * (d + d * d * (0.5 + d / 6))
 
 
 @blocked
 def gelu_forward(xp: Any, x: Any, approximate: str) -> Any:
     """x Phi(x)."""
-    step = xp.tanh(x * (K + (K * C) * (x * x))) if approximate == "tanh" else erf_forward(xp, x * math.sqrt(0.5))
-    step += 1
-    step *= x
-    step *= 0.5
-    return step
+    if approximate == "tanh":
+        step = xp.tanh(x * (K + (K * C) * (x * x)))
+        step += 1
+        step *= 0.5
+        step *= xp.maximum(x, -FAR)
+        return step
+    a, mills, bell = normal_tail(xp, x)
+    a *= mills
+    a *= bell
+    return (xp.maximum(x, 0) - a).astype(x.dtype, copy=False)
 
 
 @blocked
 def gelu_back(xp: Any, t: Any, x: Any, approximate: str) -> Any:
     """t (Phi(x) + x Phi'(x))."""
     if approximate == "tanh":
+        x = xp.clip(x, -FAR, FAR)
         z = x * x
         step = xp.tanh(x * (K + (K * C) * z))
         return t * (0.5 * (1 + step + x * (1 - step * step) * (K + (3 * K * C) * z)))
-    return t * (0.5 * (1 + erf_forward(xp, x * math.sqrt(0.5))) + x * xp.exp(-0.5 * x * x) * (0.5 * K))
+    a, mills, bell = normal_tail(xp, x)
+    a *= -0.5 * K
+    a += mills
+    a *= bell
+    return (t * select(xp, x < 0, a, 1 - a)).astype(x.dtype, copy=False)
 
 
 def gelu_curvature(F: Any, x: Any, approximate: str) -> Any:
@@ -223,14 +285,15 @@ gelu_bwd = elementwise(
 
 @blocked
 def silu_back(xp: Any, t: Any, x: Any) -> Any:
-    """t (s + x s (1 - s)), s the sigmoid."""
-    s = sigmoid_forward(xp, x)
-    slope = 1 - s
-    slope *= x
-    slope += 1
-    slope *= s
-    slope *= t
-    return slope
+    """t s (1 + x (1 - s)), s the sigmoid: below 0, e (1 + e + x) / (1 + e)^2."""
+    a = wide(xp.minimum(xp.abs(x), SILENT))
+    e = xp.exp(-a)
+    d = 1 + e
+    a -= d
+    a *= e
+    d *= d
+    a /= d
+    return (t * select(xp, x < 0, -a, 1 + a)).astype(x.dtype, copy=False)
 
 
 def silu_curvature(F: Any, x: Any) -> Any:
@@ -239,25 +302,29 @@ def silu_curvature(F: Any, x: Any) -> Any:
     return F.sigmoid_bwd(2 + x * (1 - 2 * s), s)
 
 
-# tanh(softplus(x)) is n / (n + 2) with e = exp(x), n = e (e + 2); from 20 on it rounds to 1 and its slope to 0.
+# tanh(softplus(x)) is n / d with e = exp(x), n = e (e + 2), d = n + 2; from 20 on it rounds to 1 and its slope to 0.
+
+
+def gate(xp: Any, x: Any) -> tuple[Any, Any, Any]:
+    """x within its limits, e and n: in float32 at least, for float16 has no room for them."""
+    x = wide(xp.clip(x, -SILENT, 20))
+    e = xp.exp(x)
+    return x, e, e * (e + 2)
 
 
 @blocked
 def mish_forward(xp: Any, x: Any) -> Any:
-    """x n / (n + 2)."""
-    n = xp.exp(xp.minimum(x, 20))
-    n *= n + 2
-    return x * (n / (n + 2))
+    """x n / d."""
+    n = gate(xp, x)[2]
+    return (xp.maximum(x, -SILENT) * (n / (n + 2))).astype(x.dtype, copy=False)
 
 
 @blocked
 def mish_back(xp: Any, t: Any, x: Any) -> Any:
-    """t (n / d + 4 x e (e + 1) / d^2), d = n + 2."""
-    x = xp.minimum(x, 20)
-    e = xp.exp(x)
-    n = e * (e + 2)
+    """t (n + 4 x e (e + 1) / d) / d."""
+    v, e, n = gate(xp, x)
     d = n + 2
-    return t * ((n + x * (4 * e) * ((e + 1) / d)) / d)
+    return (t * ((n + v * (4 * e) * ((e + 1) / d)) / d)).astype(x.dtype, copy=False)
 
 
 def mish_curvature(F: Any, x: Any) -> Any:
@@ -267,8 +334,8 @@ def mish_curvature(F: Any, x: Any) -> Any:
 
 
 silu = elementwise(
-    "silu", lambda xp, x: x * sigmoid_forward(xp, x), lambda F, t, _out, x: F.silu_bwd(t, x), floating=True,
-    cuda=launch.silu, doc="x sigmoid(x), also called swish.",
+    "silu", lambda xp, x: (xp.maximum(x, -SILENT) * sigmoid_forward(xp, x)).astype(x.dtype, copy=False),
+    lambda F, t, _out, x: F.silu_bwd(t, x), floating=True, cuda=launch.silu, doc="x sigmoid(x), also called swish.",
 )  # fmt: skip
 silu_bwd = elementwise(
     "silu_bwd", silu_back, lambda F, u, _out, _t, x: F.silu_bwd(u, x),
@@ -301,29 +368,41 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
 
 def hardswish_back(xp: Any, t: Any, x: Any) -> Any:
-    """t (x / 3 + 1/2) within (-3, 3), 0 below, t above."""
-    return select(xp, x <= -3, 0, select(xp, x >= 3, t, t * (x / 3 + 0.5)))
+    """t (2 x + 3) / 6 within (-3, 3), 0 below, t above."""
+    return select(xp, x <= -3, 0, select(xp, x >= 3, t, t * ((2 * x + 3) / 6)))
 
 
 hardsigmoid = elementwise(
-    "hardsigmoid", lambda xp, x: xp.clip(x / 6 + 0.5, 0, 1),
+    "hardsigmoid", lambda xp, x: (xp.clip(x + 3, 0, 6) / 6).astype(x.dtype, copy=False),
     lambda F, t, _out, x: F.where(F.abs(x) >= 3, 0, t * (1 / 6)), floating=True, doc="x / 6 + 1/2 clipped to [0, 1].",
 )  # fmt: skip
 hardswish = elementwise(
-    "hardswish", lambda xp, x: x * xp.clip(x / 6 + 0.5, 0, 1), lambda F, t, _out, x: F.hardswish_bwd(t, x),
-    floating=True, cuda=launch.hardswish, doc="x hardsigmoid(x).",
+    "hardswish", lambda xp, x: (x * (xp.clip(x + 3, 0, 6) / 6)).astype(x.dtype, copy=False),
+    lambda F, t, _out, x: F.hardswish_bwd(t, x), floating=True, cuda=launch.hardswish, doc="x hardsigmoid(x).",
 )  # fmt: skip
 hardswish_bwd = elementwise(
     "hardswish_bwd", hardswish_back, lambda F, u, _out, _t, x: F.hardswish_bwd(u, x),
     lambda F, u, _out, t, x: F.where(F.abs(x) >= 3, 0, u * t * (1 / 3)), cuda=launch.hardswish_bwd,
     doc="t times the derivative of hardswish at x.",
 )  # fmt: skip
+
+
+def tanhshrink_forward(xp: Any, x: Any) -> Any:
+    """x c / (1 + c) up to 2, by the continued fraction tanh(x) = x / (1 + c), c = x^2 / (3 + x^2 / (5 + ...))."""
+    z = xp.minimum(xp.abs(x), 2)
+    z = z * z
+    c = z / 25
+    for k in range(23, 1, -2):
+        c = z / (k + c)
+    return select(xp, z < 4, x * (c / (1 + c)), x - xp.tanh(x))
+
+
 tanhshrink = elementwise(
-    "tanhshrink", lambda xp, x: x - xp.tanh(x), lambda F, t, _out, x: t * F.square(F.tanh(x)), floating=True,
+    "tanhshrink", tanhshrink_forward, lambda F, t, _out, x: t * F.square(F.tanh(x)), floating=True,
     doc="x - tanh(x).",
 )  # fmt: skip
 _softshrink = elementwise(
-    "softshrink", lambda xp, x, lambd: x - xp.clip(x, -lambd, lambd),
+    "softshrink", lambda xp, x, lambd: x - xp.clip(x, -lambd, lambd).astype(x.dtype, copy=False),
     lambda F, t, _out, x, lambd: F.where(F.abs(x) <= lambd, 0, t), attrs=True, floating=True,
 )  # fmt: skip
 
@@ -404,7 +483,7 @@ def bias_act(x: Any, bias: Any, activation: str = "relu") -> Any:
     activation: 'relu', 'gelu', 'gelu_tanh', 'silu', 'sigmoid', 'tanh' or 'none'. What is kept for the backward pass is
     the output, or for 'gelu', 'gelu_tanh' and 'silu' x and the bias. Raises ShapeError, DomainError.
     """
-    if np.ndim(x) == 0 or np.shape(bias) != np.shape(x)[-1:]:
+    if rank(x) == 0 or shape_of(bias) != shape_of(x)[-1:]:
         message = f"({describe(x)}, {describe(bias)}): expected a bias of the length of the last axis"
         raise fail(ShapeError, "bias_act", message)
     if activation == "none":
@@ -417,8 +496,8 @@ def bias_act(x: Any, bias: Any, activation: str = "relu") -> Any:
 
 def glu(x: Any, axis: int = -1) -> Any:
     """First half times the sigmoid of the second, along an axis of even length. Raises ShapeError for an odd one."""
-    i = one_axis(axis, np.ndim(x), "glu")
-    n = np.shape(x)[i]
+    i = one_axis(axis, rank(x), "glu")
+    n = shape_of(x)[i]
     if n % 2:
         raise fail(ShapeError, "glu", f"({describe(x)}, axis={axis}): length {n} cannot be halved")
     lead = (slice(None),) * i

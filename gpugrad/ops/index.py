@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from gpugrad import backends
-from gpugrad.define import general, linear, multilinear, nondiff
+from gpugrad.define import general, linear, multilinear, nondiff, update
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
 from gpugrad.launch import index as launch
 from gpugrad.launch.index import ARRAY, FULL, Index, block
+from gpugrad.layered import LAYERS, innermost
 from gpugrad.op import RECORDING
 from gpugrad.ops._axes import one_axis
 from gpugrad.ops.shape import astype, broadcast_to, flatten, operand, reshape
@@ -65,12 +66,6 @@ def fill(index: Index, arrays: Any) -> Index:
     """The template with the arrays in their places: what the array library takes."""
     rest = iter(arrays)
     return tuple(next(rest) if isinstance(entry, str) else entry for entry in index)
-
-
-def raw_index(x: Tensor, index: Any) -> Index:
-    """An index expression as x's array library takes it."""
-    template, arrays, _ = parse(x, index)
-    return fill(template, [a.data for a in arrays])
 
 
 # --- table ------------------------------------------------------------------------------------------------
@@ -143,6 +138,10 @@ def working(dtype: Any) -> Any:
     return np.dtype("float32") if is_float(dtype) and dtype.itemsize < 4 else dtype
 
 
+def _assign(xp: Any, x: Any, v: Any, *arrays: Any, index: Index) -> None:
+    x[fill(index, arrays)] = v
+
+
 def _put(xp: Any, x: Any, v: Any, *arrays: Any, index: Index, distinct: bool) -> Any:
     out = x.copy()
     out[fill(index, arrays)] = v
@@ -211,7 +210,7 @@ def _embedding_jvp(F: Any, ts: Any, _out: Any, _weight: Any, ids: Any, *, paddin
 
 _getitem = linear(
     "getitem", lambda xp, x, index: x[index],
-    lambda F, t, _out, x_shape, index: F.unslice(t, index=index, shape=x_shape),
+    lambda F, t, _out, x_shape, index: F.unslice(t, index=index, shape=x_shape), singular=1,
 )  # fmt: skip
 _unslice_op = linear(
     "unslice", _unslice, lambda F, t, _out, _t, index, shape: F.getitem(t, index=index),
@@ -220,7 +219,8 @@ _unslice_op = linear(
 _gather_op = multilinear(
     "gather", _gather,
     lambda F, t, _out, x_shape, *arrays, index, distinct: spread(F, t, x_shape, arrays, index, distinct),
-    promotes=False, cuda=launch.gather, doc="x at an index that holds arrays; distinct: no element is named twice.",
+    promotes=False, cuda=launch.gather, singular=1,
+    doc="x at an index that holds arrays; distinct: no element is named twice.",
 )  # fmt: skip
 _scatter_rows_op = multilinear(
     "scatter_rows", _scatter_rows,
@@ -231,7 +231,7 @@ _scatter_rows_op = multilinear(
 _put_op = general(
     "put", _put,
     lambda F, t, _out, _x, _v, *arrays, index, distinct: F.put(t, 0.0, *arrays, index=index, distinct=distinct),
-    _put_value_vjp, jvp=_put_jvp, cuda=launch.put,
+    _put_value_vjp, jvp=_put_jvp, cuda=launch.put, singular=1,
     doc="A copy of x with v at the index; of a place named twice the last value stays.",
 )  # fmt: skip
 _positions_op = nondiff(
@@ -242,6 +242,7 @@ _embedding_op = general(
     "embedding", lambda xp, weight, ids, padding: weight[ids], _embedding_vjp, jvp=_embedding_jvp,
     cpu=_embedding_cpu, cuda=launch.embedding, doc="Rows of weight; those of number `padding` let no gradient through.",
 )  # fmt: skip
+assign = update("assign", _assign, doc="x[index] = v, in place.")
 _last_op = nondiff("last_written", _last_written, attrs=True, promotes=False)
 
 
@@ -314,6 +315,11 @@ def nonzero(x: Any) -> tuple[Tensor, ...]:
 
 
 # --- writing ----------------------------------------------------------------------------------------------
+
+
+def shape_known(a: Any) -> bool:
+    """Whether a layered array has the shape of what it holds."""
+    return type(a) in LAYERS and a.level.in_place
 
 
 class At:
@@ -393,7 +399,8 @@ class Selection:
         backend = backends.of(self._x.data)
         with backend.scope(self._x.device):
             stand_in = backend.xp.broadcast_to(backend.xp.zeros((), bool), self._x.shape)
-        return stand_in[fill(self._index, [a.data for a in self._arrays])].shape  # type: ignore[no-any-return]
+        arrays = [innermost(a.data) if shape_known(a.data) else a.data for a in self._arrays]
+        return stand_in[fill(self._index, arrays)].shape  # type: ignore[no-any-return]
 
     def _combine(self, f: Callable[[Any, Any], Any], v: Tensor) -> Any:
         """x with f(x, v) at the index. Elements named k times are updated in k rounds, none of which repeats one."""

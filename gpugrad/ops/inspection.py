@@ -7,7 +7,7 @@ from typing import Any
 from gpugrad import backends, dtypes
 from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import DTypeError, fail
-from gpugrad.ops.creation import KINDS, default_complex, get_default_device, isdtype
+from gpugrad.ops.creation import KINDS, default_complex, empty, isdtype
 
 NAMES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
@@ -23,8 +23,8 @@ class Info:
         return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
 
     def default_device(self) -> str:
-        """The device of creation functions when none is named."""
-        return get_default_device()
+        """The device of creation functions when none is named, as `devices` lists it."""
+        return str(empty(0).device)
 
     def default_dtypes(self, *, device: str | None = None) -> dict[str, Any]:
         """The data type by kind that creation functions use when none is named; the same on every device."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpugrad.define import general, linear, multilinear, nondiff
-from gpugrad.errors import DomainError, GraphError, RangeError, ShapeError, describe, fail
+from gpugrad.errors import DomainError, GraphError, RangeError, ShapeError, describe, fail, notice
 from gpugrad.launch import linalg as launch
 from gpugrad.op import RECORDING as G
 from gpugrad.ops import elementwise, reduce
@@ -32,13 +32,23 @@ from gpugrad.ops.shape import (
     reshape,
     roll,
 )
+from gpugrad.rules import add_up
 from gpugrad.tensor import Tensor
 
 __all__ = [
-    "cholesky", "cross", "det", "diag", "diagonal", "dot", "eigh", "eigvalsh", "einsum", "inv", "kron", "matmul",
-    "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "outer", "pinv", "qr", "slogdet", "solve",
-    "svd", "svdvals", "tensordot", "trace", "vecdot", "vector_norm",
+    "cholesky", "cross", "det", "diag", "diagonal", "dot", "eigh", "eigvalsh", "einsum", "inv", "kron", "lstsq",
+    "matmul", "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "outer", "pinv", "qr", "slogdet",
+    "solve", "svd", "svdvals", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
+
+
+class LstsqResult(NamedTuple):
+    """What `lstsq` returns."""
+
+    solution: Any
+    residuals: Any
+    rank: Any
+    singular_values: Any
 
 
 class EighResult(NamedTuple):
@@ -73,14 +83,16 @@ class SVDResult(NamedTuple):
 # --- matmul -----------------------------------------------------------------------------------------------
 
 
-def _matmul(xp: Any, x: Any, y: Any) -> Any:
+def _matmul(xp: Any, x: Any, y: Any, into: Any = None) -> Any:
     """Half precision is summed in float32 on the CPU; a stack times one matrix is one product."""
     if xp is np and x.dtype.itemsize < 4 and x.dtype.kind in "fV":
         wide = working(x.dtype)
         return _matmul(xp, x.astype(wide), y.astype(wide)).astype(x.dtype)
     if y.ndim == 2 < x.ndim and x.shape[-1] == y.shape[0]:
-        return xp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[1])
-    return xp.matmul(x, y)
+        rows = None if into is None else into.reshape(-1, y.shape[1])
+        product = xp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), y, out=rows)
+        return product.reshape(*x.shape[:-1], y.shape[1]) if into is None else into
+    return xp.matmul(x, y, out=into)
 
 
 def _matmul_vjp_x(F: Any, t: Any, _out: Any, x_shape: Any, y: Any) -> Any:
@@ -101,12 +113,9 @@ def _matmul_vjp_y(F: Any, t: Any, _out: Any, x: Any, y_shape: Any) -> Any:
 
 def _as_matrix(F: Any, t: Any, row: bool, column: bool) -> Any:
     """The cotangent with the length-1 axes back that a 1-d operand left out."""
-    if not (row or column):
-        return t
-    n = len(t.shape) - (not row) - (not column)
-    return F.reshape(
-        t, shape=(*t.shape[:n], *((1,) if row else t.shape[n : n + 1]), *((1,) if column else t.shape[-1:]))
-    )
+    shape = (*t.shape, 1) if column else t.shape
+    shape = (*shape[:-1], 1, shape[-1]) if row else shape
+    return F.reshape(t, shape=shape) if row or column else t
 
 
 matmul = multilinear(
@@ -115,8 +124,8 @@ matmul = multilinear(
 )  # fmt: skip
 
 
-def _affine(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
-    out = _matmul(xp, x, weight.T)
+def _affine(xp: Any, x: Any, weight: Any, bias: Any, into: Any = None) -> Any:
+    out = _matmul(xp, x, weight.T, into)
     out += bias
     return out
 
@@ -575,11 +584,35 @@ def _cutoff(s: Any, shape: tuple[int, ...], rtol: Any) -> Any:
     return (rtol[..., None] if hasattr(rtol, "shape") and rtol.ndim else rtol) * s.max(axis=-1, keepdims=True)
 
 
-def _gaps(F: Any, w: Any) -> Any:
-    """1 / (w[j] - w[i]) off the diagonal, 0 on it."""
+def _beside(F: Any, w: Any) -> tuple[Any, Any]:
+    """w as rows, w[j] at (i, j), and as columns, w[i] at (i, j)."""
     n, lead = w.shape[-1], tuple(w.shape[:-1])
-    one = _on_diagonal(F, F.ones_like(w))
-    return (1 - one) / (F.reshape(w, shape=(*lead, 1, n)) - F.reshape(w, shape=(*lead, n, 1)) + one)
+    return F.reshape(w, shape=(*lead, 1, n)), F.reshape(w, shape=(*lead, n, 1))
+
+
+def _zero(F: Any, d: Any, w: Any) -> Any:
+    """Whether d, made of eigenvalues or singular values w, differs from 0 by no more than their rounding errors."""
+    size = F.sum(F.abs(w), axis=(len(w.shape) - 1,), keepdims=True)
+    size = size if len(d.shape) == len(w.shape) else F.reshape(size, shape=(*size.shape, 1))
+    return F.abs(d) <= size * (8 * float(np.finfo(w.dtype.type).eps))
+
+
+def _inverse(F: Any, d: Any, zero: Any) -> Any:
+    """1 / d, and 0 where d counts as zero: what the gauge decides has no part in a gauge-invariant function."""
+    return F.where(zero, 0, 1 / F.where(zero, 1, d))
+
+
+def _gauge(xp: Any, free: Any, part: Any, *cotangents: Any, of: str) -> Any:
+    """A notice if part, made of these cotangents, is not zero where the gauge is free. A GPU is not asked."""
+    if xp is np and part.size:
+        scale = max(np.abs(t).max() for t in cotangents if t is not None)
+        if np.abs(np.where(free, part, 0)).max() > np.finfo(part.dtype).eps ** 0.5 * scale:
+            notice(
+                of,
+                "values coincide or vanish, and what the function makes of them depends on which vectors were chosen: "
+                "the part of the gradient that this choice decides is left out",
+            )
+    return free
 
 
 def _on_diagonal(F: Any, w: Any) -> Any:
@@ -633,17 +666,32 @@ def _cholesky_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
 
 
 def _eigh_vjp(F: Any, t: Any, out: Any, _x: Any) -> Any:
-    """Giles 2008, section 3.1. Where eigenvalues coincide their vectors, and so this gradient, are undefined."""
+    """Giles 2008, section 3.1. Where eigenvalues coincide, any rotation of their vectors is as good: see `_inverse`."""
     (w, v), (tw, tv) = out, t
-    inner = 0.0 if tw is None else _on_diagonal(F, tw)
-    inner = inner if tv is None else F.matmul(mT(F, v), tv) * _gaps(F, w) + inner
+    rows, columns = _beside(F, w)
+    equal = _zero(F, rows - columns, w)
+    inner: Any = 0.0
+    if tv is not None:
+        turn = F.matmul(mT(F, v), tv)
+        F.gauge(equal, turn - mT(F, turn), tv, of="eigh")
+        inner = turn * _inverse(F, rows - columns, equal)
+    if tw is not None:
+        F.gauge(equal, _difference(F, tw), tw, of="eigh")
+        inner = _on_diagonal(F, tw) + inner
     return _symmetric(F, F.matmul(F.matmul(v, inner), mT(F, v)))
+
+
+def _difference(F: Any, t: Any) -> Any:
+    """t[j] - t[i]."""
+    rows, columns = _beside(F, t)
+    return rows - columns
 
 
 def _eigh_jvp(F: Any, ts: Any, out: Any, _x: Any) -> Any:
     w, v = out
     moved = F.matmul(F.matmul(mT(F, v), _symmetric(F, ts[0])), v)
-    return _diagonal_of(F, moved), F.matmul(v, moved * _gaps(F, w))
+    gaps = _difference(F, w)
+    return _diagonal_of(F, moved), F.matmul(v, moved * _inverse(F, gaps, _zero(F, gaps, w)))
 
 
 def _reduced_svd(F: Any, out: Any, t: Any) -> Any:
@@ -662,40 +710,58 @@ def _reduced_svd(F: Any, out: Any, t: Any) -> Any:
     return (u, s, vh), (tu, ts, tvh)
 
 
+def _antisymmetric(F: Any, x: Any) -> Any:
+    return (x - mT(F, x)) * 0.5
+
+
 def _svd_vjp(F: Any, t: Any, out: Any, _x: Any, full: bool) -> Any:
-    """Townsend 2016. Undefined where singular values coincide or, with cotangents of u or v, vanish."""
+    """Townsend 2016, with (a s[j] + s[i] b) / (s[j]^2 - s[i]^2) of rotations a of u and b of v taken apart.
+
+    It is (a + b) / 2 over the difference of singular values, for u and v turning together, plus (a - b) / 2 over the
+    sum. The first is not determined where singular values coincide, nor is the second where they vanish, nor what
+    leaves the span of u and v there: see `_inverse`. A vanishing singular value itself is at a kink, with slope 0.
+    """
     (u, s, vh), (tu, ts, tvh) = _reduced_svd(F, out, t)
-    inner: Any = 0.0 if ts is None else _on_diagonal(F, ts)
-    rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
-    columns, left, right = mT(F, rows), None, None
-    if tu is not None:
-        turn = F.matmul(mT(F, u), tu)
-        inner = (turn - mT(F, turn)) * gaps * rows + inner
-        left = F.matmul((tu - F.matmul(u, turn)) / rows, vh)
-    if tvh is not None:
-        turn = F.matmul(vh, mT(F, tvh))
-        inner = columns * ((turn - mT(F, turn)) * gaps) + inner
-        right = F.matmul(u, (tvh - F.matmul(mT(F, turn), vh)) / columns)
-    total = F.matmul(F.matmul(u, inner), vh)
-    total = total if left is None else total + left
-    return total if right is None else total + right
+    rows, columns = _beside(F, s)
+    equal, vanish, empty = _zero(F, rows - columns, s), _zero(F, rows + columns, s), _zero(F, s, s)
+    shrink, wide, left, right = _inverse(F, s, empty), _beside(F, empty)[0], None, None
+    inner: Any = 0.0
+    if tu is not None or tvh is not None:
+        a = None if tu is None else F.matmul(mT(F, u), tu)
+        b = None if tvh is None else F.matmul(vh, mT(F, tvh))
+        together = _antisymmetric(F, add_up([x for x in (a, b) if x is not None]))
+        apart = _antisymmetric(F, a if b is None else -b if a is None else a - b)
+        F.gauge(equal, together, tu, tvh, of="svd")
+        F.gauge(vanish, apart, tu, tvh, of="svd")
+        inner = together * _inverse(F, rows - columns, equal) + apart * _inverse(F, rows + columns, vanish)
+        if tu is not None:
+            out_u = tu - F.matmul(u, a)
+            F.gauge(wide, out_u, tu, of="svd")
+            left = F.matmul(out_u * _beside(F, shrink)[0], vh)
+        if tvh is not None:
+            out_v = mT(F, tvh) - F.matmul(mT(F, vh), b)
+            F.gauge(wide, out_v, tvh, of="svd")
+            right = F.matmul(u, mT(F, out_v * _beside(F, shrink)[0]))
+    if ts is not None:
+        F.gauge(equal, _difference(F, ts), ts, of="svd")
+        inner = _on_diagonal(F, F.where(empty, 0, ts)) + inner
+    return add_up([F.matmul(F.matmul(u, inner), vh), *(x for x in (left, right) if x is not None)])
 
 
 def _svd_jvp(F: Any, ts: Any, out: Any, x: Any, full: bool) -> Any:
     (u, s, vh), (dx,) = out, ts
     if full and x.shape[-1] != x.shape[-2]:
         raise fail(GraphError, "svd", "jvp of full factors is not defined; use svd(x, full_matrices=False)")
-    v = mT(F, vh)
+    v, (rows, columns) = mT(F, vh), _beside(F, s)
     moved = F.matmul(F.matmul(mT(F, u), dx), v)
-    rows, gaps = F.reshape(s, shape=(*s.shape[:-1], 1, s.shape[-1])), _gaps(F, s * s)
-    columns = mT(F, rows)
+    empty = _zero(F, s, s)
+    shrink = _beside(F, _inverse(F, s, empty))[0]
+    together = _symmetric(F, moved) * _inverse(F, rows - columns, _zero(F, rows - columns, s))
+    apart = _antisymmetric(F, moved) * _inverse(F, rows + columns, _zero(F, rows + columns, s))
     out_u, out_v = F.matmul(dx, v), F.matmul(mT(F, dx), u)
-    du = (
-        F.matmul(u, gaps * (moved * rows + columns * mT(F, moved)))
-        + (out_u - F.matmul(u, F.matmul(mT(F, u), out_u))) / rows
-    )
-    dv = F.matmul(v, gaps * (columns * moved + mT(F, moved) * rows)) + (out_v - F.matmul(v, F.matmul(vh, out_v))) / rows
-    return du, _diagonal_of(F, moved), mT(F, dv)
+    du = F.matmul(u, together + apart) + (out_u - F.matmul(u, F.matmul(mT(F, u), out_u))) * shrink
+    dv = F.matmul(v, together - apart) + (out_v - F.matmul(v, F.matmul(vh, out_v))) * shrink
+    return du, F.where(empty, 0, _diagonal_of(F, moved)), mT(F, dv)
 
 
 def _qr_vjp(F: Any, t: Any, out: Any, x_shape: Any, complete: bool) -> Any:
@@ -757,6 +823,7 @@ _solve_ = general(
 )  # fmt: skip
 _pinv_ = general("pinv", _pinv, _pinv_vjp, None, jvp=_pinv_jvp, floating=True)
 _matrix_rank_ = nondiff("matrix_rank", _matrix_rank, 2, attrs=True, promotes=False)
+_gauge_ = nondiff("gauge", _gauge, 4, attrs=True, promotes=False)
 _cholesky_ = general("cholesky", _cholesky, _cholesky_vjp, jvp=_cholesky_jvp, floating=True)
 _eigh_ = general("eigh", _eigh, _eigh_vjp, jvp=_eigh_jvp, nout=2, floating=True)
 _svd_ = general("svd", _svd, _svd_vjp, jvp=_svd_jvp, nout=3, floating=True)
@@ -794,7 +861,11 @@ def cholesky(x: Any, *, upper: bool = False) -> Any:
 
 
 def eigh(x: Any) -> EighResult:
-    """Eigenvalues in ascending order and orthonormal eigenvectors (columns) of the symmetric part of x."""
+    """Eigenvalues in ascending order and orthonormal eigenvectors (columns) of the symmetric part of x.
+
+    Where eigenvalues coincide, the gradient is that of functions which do not depend on the choice of their vectors (a
+    projector on all of them, a sum over the values); on the CPU a GpugradWarning tells of another function.
+    """
     return EighResult(*_eigh_(_square(x, "eigh")))
 
 
@@ -806,8 +877,10 @@ def eigvalsh(x: Any) -> Any:
 def svd(x: Any, *, full_matrices: bool = True) -> SVDResult:
     """(U, S, Vh) with x = U diag(S) Vh, S descending; U and Vh square, or without what meets no singular value.
 
-    Differentiable where singular values differ. Of full factors the gradient of the columns of U (rows of Vh) that
-    belong to no singular value is a GraphError, for they are not determined by x: pass full_matrices=False.
+    Where singular values coincide or vanish, the gradient is that of functions which do not depend on the choice of
+    their vectors; on the CPU a GpugradWarning tells of another function. Of full factors the gradient of the columns
+    of U (rows of Vh) that belong to no singular value is a GraphError, for they are not determined by x: pass
+    full_matrices=False.
     """
     return SVDResult(*_svd_(_matrices(x, "svd"), full=full_matrices))
 
@@ -840,6 +913,23 @@ def pinv(x: Any, *, rtol: Any = None) -> Any:
     max(rows, columns) times the rounding error. Differentiable where the rank does not change.
     """
     return _pinv_(_matrices(x, "pinv"), rtol)
+
+
+def lstsq(a: Any, b: Any, *, rtol: Any = None) -> LstsqResult:
+    """The x with the least |a x - b|, and of those the shortest: pinv(a) b.
+
+    a: (..., m, n). b: (m,), or (..., m, k) for k right-hand sides. Returns the solution, the sums of squares
+    |a x - b|^2 of each right-hand side, the rank of a and its singular values; rtol as in `pinv`. Differentiable
+    where the rank does not change. Raises ShapeError if a and b have different numbers of rows.
+    """
+    a = _matrices(a, "lstsq")
+    b = operand(b, "lstsq", a)
+    if b.ndim == 0 or a.shape[-2] != b.shape[max(-2, -b.ndim)]:
+        raise fail(ShapeError, "lstsq", f"({describe(a)}, {describe(b)}): the numbers of rows differ")
+    x = matmul(pinv(a, rtol=rtol), b)
+    off = elementwise.subtract(matmul(a, x), b)
+    residuals = reduce.sum(elementwise.multiply(off, off), axis=-1 if b.ndim == 1 else -2)
+    return LstsqResult(x, residuals, matrix_rank(a, rtol=rtol), svdvals(a))
 
 
 def matrix_rank(x: Any, *, rtol: Any = None) -> Any:

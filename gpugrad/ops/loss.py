@@ -122,13 +122,13 @@ def _xent(xp: Any, logits: Any, labels: Any, weight: Any, ignore_index: int, smo
 
 def _xent_bwd(
     xp: Any, t: Any, logits: Any, labels: Any, weight: Any, lse: Any, ignore_index: int, smoothing: float,
-    reuse: bool = False,
+    reuse: bool = False, into: Any = None,
 ) -> Any:  # fmt: skip
     """Gradient in the logits, written over them with `reuse`."""
     r = Rows(xp, logits, labels, weight, ignore_index, smoothing)
     if lse is None:
         lse = _xent(xp, logits, labels, weight, ignore_index, smoothing)[1]
-    grad = logits if reuse else xp.empty_like(logits)
+    grad = logits if reuse else xp.empty_like(logits) if into is None else into
     near = lse.astype(r.dtype)
     with np.errstate(invalid="ignore"):
         rest = xp.exp(near - lse)  # what rounding took from a float64 log-sum-exp, as a factor

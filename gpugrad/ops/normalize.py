@@ -148,9 +148,8 @@ def norm_bwd_via(
 def layer_norm_rule(
     F: Any, t: Any, _out: Any, x: Any, weight: Any, _bias: Any, statistics: Any, **a: Any
 ) -> tuple[Any, ...]:
-    """The fused backward; a recorded one finds the statistics again."""
-    dx, *rest = F.layer_norm_bwd(t, x, weight, *(statistics or (None, None)), **a)
-    return (dx, None, None) if weight is None else (dx, *rest)
+    """The fused backward; a recorded one finds the statistics again. What an absent weight or bias gets is ignored."""
+    return F.layer_norm_bwd(t, x, weight, *(statistics or (None, None)), **a)  # type: ignore[no-any-return]
 
 
 def group_norm_rule(
@@ -167,8 +166,7 @@ def add_layer_norm_rule(
     (t, dx), dw, db = ts, None, None
     if t is not None:
         dx, dw, db = F.layer_norm_bwd(t, out[1], weight, *(statistics or (None, None)), dx, **a)
-    both = dx, F.reshape(dx, shape=dx.shape)  # a view: the walk sees that they share memory
-    return (*both, None, None) if weight is None else (*both, dw, db)
+    return dx, F.reshape(dx, shape=dx.shape), dw, db  # a view: the walk sees that they share memory
 
 
 def batch_norm_rule(
@@ -178,7 +176,7 @@ def batch_norm_rule(
     t, t_mean, t_var = ts
     dx, dw, db = 0, None, None
     if t is not None:
-        dx, dw, db = group_norm_rule(F, t, _out, x, weight, _bias, statistics, axis=axis, eps=eps, centred=True)
+        dx, dw, db = group_norm_rule(F, t, None, x, weight, None, statistics, axis=axis, eps=eps, centred=True)
     n = math.prod(x.shape[i] for i in axis)
     if t_mean is not None:
         dx = dx + F.broadcast_to(t_mean / n, shape=x.shape)
@@ -200,13 +198,13 @@ def layer_norm_jvp(
 
 
 def add_layer_norm_jvp(
-    F: Any, ts: Any, out: Any, _x: Any, _residual: Any, weight: Any, bias: Any, _statistics: Any, **a: Any
+    F: Any, ts: Any, out: Any, _x: Any, _residual: Any, weight: Any, _bias: Any, _statistics: Any, **a: Any
 ) -> tuple[Any, ...]:
     """Tangents of both outputs."""
     y, total = out
     given = [t for t in ts[:2] if t is not None]
     moved = F.zeros_like(total) if not given else given[0] if len(given) == 1 else given[0] + given[1]
-    return layer_norm_jvp(F, (moved, *ts[2:]), y, total, weight, bias, None, **a), moved
+    return layer_norm_jvp(F, (moved, *ts[2:]), y, total, weight, None, None, **a), moved
 
 
 def batch_norm_eval_via(F: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *, eps: float) -> Any:
@@ -216,11 +214,11 @@ def batch_norm_eval_via(F: Any, x: Any, weight: Any, bias: Any, mean: Any, var: 
 
 
 def batch_norm_jvp(
-    F: Any, ts: Any, out: Any, x: Any, weight: Any, bias: Any, _statistics: Any, *, axis: Axes, eps: float
+    F: Any, ts: Any, out: Any, x: Any, weight: Any, _bias: Any, _statistics: Any, *, axis: Axes, eps: float
 ) -> tuple[Any, ...]:
     """Tangents of the three outputs."""
     y, of_mean, of_var = out
-    moved = layer_norm_jvp(F, ts, y, x, weight, bias, None, axis=axis, eps=eps, centred=True)
+    moved = layer_norm_jvp(F, ts, y, x, weight, None, None, axis=axis, eps=eps, centred=True)
     if ts[0] is None:
         return moved, F.zeros_like(of_mean), F.zeros_like(of_var)
     return moved, mean(F, ts[0], axis), 2 * mean(F, (x - mean(F, x, axis)) * ts[0], axis)

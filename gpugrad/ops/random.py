@@ -118,10 +118,10 @@ def draw_permutation(xp: Any, counter: Any, key: Key, n: int) -> Any:
     return xp.argsort(words(xp, counter, key, n), kind="stable")
 
 
-def mask(xp: Any, x: Any, counter: Any, key: Key, p: float) -> Any:
+def mask(xp: Any, x: Any, counter: Any, key: Key, p: float, into: Any = None) -> Any:
     """x with a share p of its elements at 0 and the others scaled by 1 / (1 - p)."""
     keep = chances(xp, counter, key, x.size, 1.0 - p).reshape(x.shape)
-    return x * (keep * x.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 0.0))
+    return xp.multiply(x, keep * x.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 0.0), out=into)
 
 
 def move_on(xp: Any, counter: Any, blocks: int) -> None:
@@ -133,7 +133,7 @@ _uniform = nondiff("random_uniform", draw_uniform, attrs=True)
 _integers = nondiff("random_integers", draw_integers, attrs=True)
 _bernoulli = nondiff("random_bernoulli", draw_bernoulli, attrs=True)
 _permutation = nondiff("random_permutation", draw_permutation, attrs=True)
-_snapshot = nondiff("snapshot", lambda xp, counter: counter.copy())
+_snapshot = nondiff("snapshot", lambda xp, counter: counter.copy(), doc="A generator's counter as it is now, a copy.")
 _advance = update("advance", move_on)
 _dropout = multilinear(
     "dropout", mask, lambda F, t, _out, _x, counter, *, key, p: F.dropout(t, counter, key=key, p=p), None,

@@ -15,7 +15,7 @@ from gpugrad.dtypes import get_default_dtype
 from gpugrad.errors import DomainError, ShapeError, describe, fail
 from gpugrad.launch import reduce as launch
 from gpugrad.op import RECORDING
-from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis
+from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis, rank, shape_of
 from gpugrad.ops._sums import accumulator, total
 from gpugrad.ops.elementwise import abs as _abs
 from gpugrad.ops.elementwise import beside
@@ -51,7 +51,7 @@ def floating(x: Any) -> Any:
 
 def nonempty(op: str, x: Any, axis: tuple[int, ...]) -> None:
     """Refuse to reduce no elements where that has no value."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     if math.prod([shape[i] for i in axis]) == 0:
         raise fail(ShapeError, op, f"({describe(x)}, axis={axis}): an empty axis has no {op}")
 
@@ -109,12 +109,12 @@ def sum(x: Any, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False)
 
     dtype: of the accumulation and the result.
     """
-    return _sum(x, axis=normalize_axis(axis, np.ndim(x), "sum"), keepdims=keepdims, dtype=dtype and np.dtype(dtype))
+    return _sum(x, axis=normalize_axis(axis, rank(x), "sum"), keepdims=keepdims, dtype=dtype and np.dtype(dtype))
 
 
 def mean(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Mean over axes (all by default); integers give the default float. NaN over an empty axis."""
-    return _mean(floating(x), axis=normalize_axis(axis, np.ndim(x), "mean"), keepdims=keepdims)
+    return _mean(floating(x), axis=normalize_axis(axis, rank(x), "mean"), keepdims=keepdims)
 
 
 def prod(x: Any, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False) -> Any:
@@ -122,7 +122,7 @@ def prod(x: Any, axis: Axis = None, *, dtype: Any = None, keepdims: bool = False
 
     dtype: of the accumulation and the result.
     """
-    return _prod(x, axis=normalize_axis(axis, np.ndim(x), "prod"), keepdims=keepdims, dtype=dtype and np.dtype(dtype))
+    return _prod(x, axis=normalize_axis(axis, rank(x), "prod"), keepdims=keepdims, dtype=dtype and np.dtype(dtype))
 
 
 # --- variance -----------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ _std = general(
 
 def spread(op: str, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
     """var or std, by its canonical arguments."""
-    axes = normalize_axis(axis, np.ndim(x), op)
+    axes = normalize_axis(axis, rank(x), op)
     return getattr(RECORDING, op)(floating(x), axis=axes, keepdims=keepdims, correction=correction)
 
 
@@ -204,7 +204,7 @@ def extreme(name: str, cuda: Any) -> Any:
         jvp=lambda F, ts, out, x, axis, keepdims: (
             F.sum(ts[0] * ties(F, ts[0], out, x, axis), axis=axis, keepdims=keepdims)
         ),
-        cuda=cuda,
+        cuda=cuda, singular=1,
     )  # fmt: skip
 
 
@@ -213,14 +213,14 @@ _max, _min = extreme("max", launch.max_), extreme("min", launch.min_)
 
 def max(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Largest element over axes (all by default); ties share the gradient. Raises ShapeError over an empty axis."""
-    axes = normalize_axis(axis, np.ndim(x), "max")
+    axes = normalize_axis(axis, rank(x), "max")
     nonempty("max", x, axes)
     return _max(x, axis=axes, keepdims=keepdims)
 
 
 def min(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Smallest element over axes (all by default); ties share the gradient. Raises ShapeError over an empty axis."""
-    axes = normalize_axis(axis, np.ndim(x), "min")
+    axes = normalize_axis(axis, rank(x), "min")
     nonempty("min", x, axes)
     return _min(x, axis=axes, keepdims=keepdims)
 
@@ -235,8 +235,8 @@ _argmin = nondiff(
 
 def position(op: str, x: Any, axis: int | None, keepdims: bool) -> Any:
     """argmax or argmin, with the checks they share."""
-    nonempty(op, x, normalize_axis(axis, np.ndim(x), op))
-    return getattr(RECORDING, op)(x, axis=None if axis is None else one_axis(axis, np.ndim(x), op), keepdims=keepdims)
+    nonempty(op, x, normalize_axis(axis, rank(x), op))
+    return getattr(RECORDING, op)(x, axis=None if axis is None else one_axis(axis, rank(x), op), keepdims=keepdims)
 
 
 def argmax(x: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
@@ -258,17 +258,17 @@ _count = nondiff("count_nonzero", lambda xp, x, axis, keepdims: (x != 0).sum(axi
 
 def all(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether every element over the axes (all by default) is nonzero; true over none."""
-    return _all(x, axis=normalize_axis(axis, np.ndim(x), "all"), keepdims=keepdims)
+    return _all(x, axis=normalize_axis(axis, rank(x), "all"), keepdims=keepdims)
 
 
 def any(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether some element over the axes (all by default) is nonzero; false over none."""
-    return _any(x, axis=normalize_axis(axis, np.ndim(x), "any"), keepdims=keepdims)
+    return _any(x, axis=normalize_axis(axis, rank(x), "any"), keepdims=keepdims)
 
 
 def count_nonzero(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Number (int64) of nonzero elements over axes (all by default)."""
-    return _count(x, axis=normalize_axis(axis, np.ndim(x), "count_nonzero"), keepdims=keepdims)
+    return _count(x, axis=normalize_axis(axis, rank(x), "count_nonzero"), keepdims=keepdims)
 
 
 # --- cumulative ---------------------------------------------------------------------------------------------
@@ -356,14 +356,14 @@ def linear_scan(a: Any, b: Any, axis: int = -1, *, reverse: bool = False) -> Any
 
     a and b broadcast. log2(n) passes over the axis (discounted returns, moving averages, state-space layers).
     """
-    shape = np.broadcast_shapes(np.shape(a), np.shape(b))
+    shape = np.broadcast_shapes(shape_of(a), shape_of(b))
     a, b = (RECORDING.broadcast_to(v, shape=shape) for v in (beside(a, b), beside(b, a)))
     return _scan(a, b, axis=one_axis(axis, len(shape), "linear_scan"), reverse=reverse)
 
 
 def cumulative(op: str, x: Any, axis: int | None, dtype: Any, include_initial: bool, start: int) -> Any:
     """cumulative_sum or cumulative_prod, with the checks they share."""
-    ndim = np.ndim(x)
+    ndim = rank(x)
     if axis is None and ndim != 1:
         raise fail(ShapeError, op, f"({describe(x)}): axis can be left out of a 1-d array only")
     i = one_axis(0 if axis is None else axis, ndim, op)
@@ -425,7 +425,7 @@ def norm(x: Any, axis: Axis = None, *, ord: float = 2, keepdims: bool = False) -
 
     The gradient at the zero vector is 0. Raises DomainError for ord = 0, ShapeError for +-inf over an empty axis.
     """
-    axes = normalize_axis(axis, np.ndim(x), "norm")
+    axes = normalize_axis(axis, rank(x), "norm")
     if ord == 0 or ord != ord:
         raise fail(DomainError, "norm", f"ord is {ord!r}; expected a nonzero number, inf or -inf")
     x = floating(x)

@@ -88,11 +88,18 @@ def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def operand(x: Any, op: str, like: Any = None) -> Tensor:
-    """An argument as a Tensor: arrays and numbers are wrapped. Raises DTypeError for anything else."""
+    """An argument as a Tensor: arrays are wrapped, and numbers in the precision of `like` and on its device.
+
+    DTypeError for the rest.
+    """
     if type(x) is Tensor:
         return x
     a = constant(op, x, like)
-    return Tensor(a if hasattr(a, "dtype") else scalar_array(a))
+    if hasattr(a, "dtype"):
+        return Tensor(a)
+    weak = like is not None and is_float(like.dtype) and type(a) is not complex
+    number = Tensor(np.asarray(a, like.dtype) if weak else scalar_array(a))
+    return number if like is None else to_device(number, like.device)  # type: ignore[no-any-return]
 
 
 def sizes(shape: Any, more: tuple[Any, ...], op: str) -> tuple[int, ...]:

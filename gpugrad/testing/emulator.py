@@ -6,9 +6,7 @@ machine under it. `gpugrad.testing.check_kernel` runs a kernel in every way at o
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
 import os
 import re
 import shutil
@@ -21,9 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from gpugrad.compiler import CompileError, build, find
+
 HEADER = Path(__file__).with_name("emulator.h")
 MACHINE = Path(__file__).with_name("emulator.cpp")
 FREE, OUTPUT, CONSTANT = range(3)  # what a kernel does with an array, see emulator.h
+compiler = find  # None: nothing can be emulated
 POINTERS = "pcP"  # first letters of parameter kinds: pointer, to constants, to pointers
 SCHEDULES = {"natural": 0, "reversed": 1, "random": 2}
 FLAGS = ("-std=c++17", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-gnu-unique",
@@ -33,7 +34,6 @@ MODES = {
     "checked": ("-O1", "-fsanitize=thread,alignment,bounds,null,shift,signed-integer-overflow,integer-divide-by-zero",
                 "--param=tsan-distinguish-volatile=1"),
 }  # fmt: skip
-BUDGET = 512 * 2**20  # bytes of compiled kernels to keep
 DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w\s:]+?)\s+(\w+)\s*\[\s*\]\s*;")
 MISSING_HEADERS = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(cuda_fp16\.h|cuda_bf16\.h|math_constants\.h)>", re.M)
 
@@ -56,11 +56,6 @@ class Launch(ctypes.Structure):
                 ("reverse_blocks", ctypes.c_int), ("shared", ctypes.c_uint64), ("seed", ctypes.c_uint64),
                 ("checked", ctypes.c_int), ("strict", ctypes.c_int), ("ranges", ctypes.c_uint64),
                 ("range", ctypes.POINTER(Range))]  # fmt: skip
-
-
-def compiler() -> str | None:
-    """The C++ compiler to use, or None."""
-    return shutil.which(os.environ.get("CXX", "g++"))
 
 
 class Kernel:
@@ -192,8 +187,8 @@ class Module:
         text = DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(emu::here.dynamic_memory);", text)
         entries = "".join(f"EMU_ENTRY({i}, {name})\n" for i, name in enumerate(names))
         program = f'#include "emulator.h"\n#line 1 "{filename}"\n{text}\n#line 1 "entries"\n{entries}'
-        self.machine = build(MACHINE.read_text(), ("-O2",), filename=MACHINE.name)
-        self.path = build(program, (*MODES[self.mode], *flags), filename=filename, machine=self.machine)
+        self.machine = make(MACHINE.read_text(), ("-O2",), filename=MACHINE.name)
+        self.path = make(program, (*MODES[self.mode], *flags), filename=filename, machine=self.machine)
         self.library = ctypes.PyDLL(str(self.path))  # keeps the GIL: the machine runs one kernel at a time
         self.kernels = {name: Kernel(self, i, name) for i, name in enumerate(names)}
 
@@ -233,41 +228,10 @@ def folder() -> Path:
     return Path(os.environ.get("GPUGRAD_EMULATOR_CACHE", default))
 
 
-def build(program: str, flags: Sequence[str], *, filename: str, machine: Path | None = None) -> Path:
-    """The library made of a program, from the cache if it is there. Several processes may do this at once."""
-    cxx = compiler()
-    if cxx is None:
-        raise EmulatorError("[emulator] no C++ compiler found; install g++ or set CXX")
+def make(program: str, flags: Sequence[str], *, filename: str, machine: Path | None = None) -> Path:
+    """The library made of a program; see `gpugrad.compiler.build`. Raises EmulatorError."""
     flags = (*FLAGS, *flags, f"-I{HEADER.parent}")
-    parts = [program, HEADER.read_text(), cxx, machine.name if machine else "", *flags]
-    target = folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
-    with contextlib.suppress(OSError):
-        os.utime(target)  # in use: not to be removed first
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        (Path(scratch) / "unit.cpp").write_text(program)
-        link = [f"-L{machine.parent}", f"-l:{machine.name}", "-Wl,-rpath,$ORIGIN"] if machine else []
-        for command in (  # apart, because linking with -fsanitize would bring the sanitizers' own libraries
-            [cxx, *flags, "-c", "unit.cpp", "-o", "unit.o"],
-            [cxx, "-shared", "unit.o", "-o", "unit.so", *link],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
-            if done.returncode:
-                raise EmulatorError(f"[emulator] {filename} does not compile:\n{done.stderr}")
-        (Path(scratch) / "unit.so").replace(target)
-    trim(target.parent)
-    return target
-
-
-def trim(cache: Path) -> None:
-    """Remove the libraries that were not used for longest while there are more than BUDGET bytes."""
-    known = []
-    for path in cache.glob("*.so"):
-        with contextlib.suppress(OSError):
-            known.append((path.stat().st_mtime, path.stat().st_size, path))
-    spare = BUDGET
-    for _, size, path in sorted(known, reverse=True):
-        spare -= size
-        if spare < 0:
-            path.unlink(missing_ok=True)
+    try:
+        return build(program, flags, folder(), name=filename, key=(HEADER.read_text(),), link=machine)
+    except CompileError as error:
+        raise EmulatorError(f"[emulator] {error}") from None

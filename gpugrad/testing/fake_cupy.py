@@ -203,6 +203,18 @@ class ndarray:
         return self._host.shape  # type: ignore[no-any-return]
 
     @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        known = self._host.__array_interface__
+        return {**known, "data": (known["data"][0], False), "version": 3, "stream": Stream.current.ptr or 1}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, **wishes: Any) -> Any:
+        check("ndarray.__dlpack__", **wishes)
+        return types.SimpleNamespace(array=self.copy() if wishes.get("copy") else self)  # type: ignore[attr-defined]
+
+    @property
     def T(self) -> ndarray:
         """Reversed axes."""
         return wrap(self._host.T, self)  # type: ignore[no-any-return]
@@ -312,6 +324,16 @@ def forward(function: Any, name: str, method: bool = False, writes: bool = False
     return call
 
 
+def deferring(method: Any) -> Any:
+    """A binary operator that leaves the operation to another operand whose `__array_ufunc__` is None."""
+
+    def call(self: ndarray, other: Any) -> Any:
+        leave = not isinstance(other, ndarray) and getattr(other, "__array_ufunc__", self) is None
+        return NotImplemented if leave else method(self, other)
+
+    return call
+
+
 for _name in ("dtype", "ndim", "size", "nbytes", "strides", "flags", "itemsize", "real", "imag"):
     setattr(
         ndarray, _name, property(functools.partial(lambda name, self: wrap(getattr(self._host, name), self), _name))
@@ -324,11 +346,13 @@ for _name in ("fill", "sort"):
     setattr(ndarray, _name, forward(getattr(np.ndarray, _name), f"ndarray.{_name}", method=True, writes=True))
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift",
               "rshift"):  # fmt: skip
-    for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
-        _method = forward(getattr(np.ndarray, _form), f"ndarray.{_form}", method=True, writes=_form[2:3] == "i")
-        setattr(ndarray, _form, _method)
+    for _form in ("", "r", "i"):
+        _dunder = f"__{_form}{_name}__"
+        _method = forward(getattr(np.ndarray, _dunder), f"ndarray.{_dunder}", method=True, writes=_form == "i")
+        setattr(ndarray, _dunder, _method if _form else deferring(_method))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"):
-    setattr(ndarray, f"__{_name}__", forward(getattr(np.ndarray, f"__{_name}__"), f"ndarray.__{_name}__", method=True))
+    _method = forward(getattr(np.ndarray, f"__{_name}__"), f"ndarray.__{_name}__", method=True)
+    setattr(ndarray, f"__{_name}__", deferring(_method) if len(_name) == 2 else _method)
 
 
 # --- device, streams, graphs ----------------------------------------------------------------------------------------
@@ -585,6 +609,13 @@ def array(x: Any, dtype: Any = None, copy: bool = True, **kwargs: Any) -> Any:
     return asarray(x, dtype, copy=copy)
 
 
+def from_dlpack(array: Any, **kwargs: Any) -> Any:
+    """The array behind an object that exports the device's memory."""
+    check("from_dlpack", array, **kwargs)
+    assert array.__dlpack_device__() == (2, 0), "memory of another device"
+    return wrap(array.__dlpack__().array._host.view(), array.__dlpack__().array)
+
+
 def asnumpy(x: Any, **kwargs: Any) -> Any:
     """The values on the host."""
     check("asnumpy", x, **kwargs)
@@ -612,7 +643,8 @@ matmul, dot, tensordot, vdot, inner, outer = (
     needs_cublas(getattr(np, n), n) for n in ("matmul", "dot", "tensordot", "vdot", "inner", "outer")
 )
 for _form in ("__matmul__", "__rmatmul__", "dot"):
-    setattr(ndarray, _form, needs_cublas(getattr(np.ndarray, _form), f"ndarray.{_form}"))
+    _method = needs_cublas(getattr(np.ndarray, _form), f"ndarray.{_form}")
+    setattr(ndarray, _form, deferring(_method) if _form == "__matmul__" else _method)
 runtime = types.SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDevice=lambda: 0,
     runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,

@@ -22,6 +22,7 @@ PROGRAMS = [
     (SPECIAL, lambda x: 2.0 // x), (SPECIAL, gg.sign), (INFINITE, gg.expm1), (INFINITE, gg.tanh), (A, gg.expm1),
     (N, lambda x: gg.clip(x, 1, 3)), (A, lambda x: gg.where(x > 0, x, 2.0)), (A, lambda x: gg.where(x > 0, 1.0, x)),
     (N, lambda x: gg.unique_all(x)), (N, gg.unique_values), (N, lambda x: gg.isin(x, gg.reshape(x[1], (-1,)))),
+    (N[0], lambda x: gg.searchsorted(gg.sort(x), 2)), (A[0], lambda x: gg.searchsorted(gg.sort(x), 0.5, side="right")),
     (N, lambda x: gg.nonzero(x)), (N[0], lambda x: gg.searchsorted(x, x, sorter=gg.argsort(x))),
     (A, lambda x: gg.cumulative_prod(x, axis=1, include_initial=True)),
     (A, lambda x: gg.cumulative_sum(x, axis=0, include_initial=True)),
@@ -53,6 +54,17 @@ def test_same_results_on_both_devices(k):
     for a, b in zip(here, there):
         assert (b.device, b.dtype, b.shape) == ("cuda:0", a.dtype, a.shape)
         np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=2e-5, atol=2e-5)
+
+
+def test_the_default_device_is_one_of_the_devices():
+    info = gg.__array_namespace_info__()
+    assert info.default_device() == "cpu"
+    gg.set_default_device("cuda")
+    try:
+        assert info.default_device() == gg.ones(1).device == "cuda:0"
+        assert info.default_device() in info.devices()
+    finally:
+        gg.set_default_device("cpu")
 
 
 def test_inspection_lists_the_device():

@@ -58,7 +58,8 @@ def test_compiles_without_spills(path, arch):
 # 16-byte loads and stores in the machine code of each kernel that is bound by bandwidth: so many at least
 PACKETS = {
     "relu_bwd": (2, 1), "activation": (1, 1), "activation_bwd": (2, 1), "bias_act": (1, 1), "bias_act_bwd": (2, 1),
-    "dropout": (1, 1), "assert_finite": (1, 0), "softmax": (1, 1), "softmax_bwd": (2, 1), "logsumexp_bwd": (1, 1),
+    "absorbed": (2, 1), "dropout": (1, 1), "assert_finite": (1, 0), "softmax": (1, 1), "softmax_bwd": (2, 1),
+    "logsumexp_bwd": (1, 1),
     "softmax_xent": (1, 0), "softmax_xent_bwd": (1, 1), "reduce_rows": (1, 0), "reduce_columns": (1, 0),
     "masked_softmax": (1, 1), "rotary": (4, 2), "update": (1, 1), "norm_parts": (1, 0), "scale_into": (1, 1),
     "unscale_into": (1, 1), "layer_norm": (1, 1), "layer_norm_bwd": (2, 1), "cell_moments": (1, 0), "cell_sums": (2, 0),

@@ -43,7 +43,7 @@ def test_every_op_and_its_gradient_run_on_the_device(name, sample):
         args = arguments(sample, device, dtype)
         out = op.call(*args, **sample.attrs)
         outs = out if isinstance(out, tuple) else (out,)
-        total = [o for o in outs if o.node is not None]
+        total = [o for o in sample.chosen(outs) if o.node is not None]
         grads = []
         if total:
             rng = np.random.default_rng(0)

@@ -32,7 +32,7 @@ def broken(monkeypatch, tmp_path):
     """Put a fault into a copy of the kernels."""
 
     def put(file, old, new):
-        for path in kernels.find_kernels().iterdir():
+        for path in kernels.find_kernels().glob("*.cu*"):
             (tmp_path / path.name).write_text(path.read_text())
         text = (tmp_path / file).read_text()
         assert old in text

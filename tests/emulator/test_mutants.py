@@ -38,6 +38,7 @@ SURVIVORS = {
     "attention_bwd.cu: for (int start = 0; start <= end; start += KEYS) {": TILE,
     "attention_bwd.cu: for (int start = z.causal ? first / QUERIES * QUERIES : 0; start <= z.queries; start += QUERIES) {": TILE,  # noqa: E501
     "attention.cuh: for (int c = 0; c <= D / 8; c++) {": "columns from D on are past the width, which is asked next",
+    "chain.cuh: for (long long first = team.rank * SPAN; first <= n; first += team.size * SPAN) {": "no element is below n",  # noqa: E501
     "common.cuh: if (letter->site == 0 || (letter->site == site && row <= letter->row)) {": "the same row again",
     "index.cu: for (int k = 0; k <= N; k++)": "element N is past the step, which is asked next",
     "normalize.cuh: for (int e = 0; e <= S; e++)": PAST,
@@ -77,7 +78,7 @@ class Mutant(NamedTuple):
 def mutants() -> list[Mutant]:
     """Every mutant of every kernel file."""
     found = []
-    for path in sorted(find_kernels().iterdir()):
+    for path in sorted(find_kernels().glob("*.cu*")):
         seen: dict[str, int] = {}
         offset, text = 0, path.read_text()
         for line in text.splitlines(keepends=True):
@@ -110,7 +111,7 @@ def files_of(file: str) -> list[str]:
 
 def killed(mutant: Mutant, folder: Path) -> bool:
     """Whether a test fails with the mutant."""
-    for path in find_kernels().iterdir():
+    for path in find_kernels().glob("*.cu*"):
         (folder / path.name).write_text(mutant.text if path.name == mutant.file else path.read_text())
     command = [sys.executable, "-c", RUN, str(folder), *files_of(mutant.file)]
     try:

@@ -203,7 +203,7 @@ UNARY = {
     "atan": "arctan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "arcsinh", "acosh": "arccosh",
     "atanh": "arctanh", "sign": "sign", "signbit": "signbit", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
     "round": "round", "rint": "rint", "deg2rad": "deg2rad", "rad2deg": "rad2deg", "isnan": "isnan", "isinf": "isinf",
-    "isfinite": "isfinite", "sinc": "sinc", "real": "real", "imag": "imag", "conj": "conj",
+    "isfinite": "isfinite", "real": "real", "imag": "imag", "conj": "conj",
     "logical_not": "logical_not", "nan_to_num": "nan_to_num",
 }  # fmt: skip
 BINARY = {

@@ -320,3 +320,15 @@ def test_the_embedding_layer_starts_with_a_padding_row_of_zeros_and_keeps_it():
     assert layer.weight.grad.numpy()[0].tolist() == [1, 1, 1]
     with pytest.raises(RangeError, match="padding_idx is 5; there are 5 rows"):
         gg.nn.Embedding(5, 3, padding_idx=5)
+
+
+@pytest.mark.parametrize("number", [0.1, np.float64(0.1), 1])
+def test_numbers_have_the_precision_of_what_they_are_put_into(number):
+    x = gg.tensor([0.0, 2.0], dtype=gg.float64)
+    assert x.at[0].set(number).tolist() == x.at[0].add(number).tolist() == [float(number), 2.0]
+    assert x.at[1].multiply(number).tolist() == [0.0, 2.0 * float(number)]
+    y = x.requires_grad_() * 1.0
+    y[0] = number
+    assert y.tolist() == [float(number), 2.0]
+    assert gg.searchsorted(gg.tensor([0.0, 0.1], dtype=gg.float64), number).item() == (1 if number != 1 else 2)
+    assert gg.tensor([0, 2]).at[0].set(1).dtype == gg.int64

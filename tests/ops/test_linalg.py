@@ -133,6 +133,10 @@ PRODUCTS = [
     ("inverse power", lambda m, a, b, v: m.linalg.matrix_power(b[:, :4], -2)),
     ("pinv", lambda m, a, b, v: m.linalg.pinv(b)),
     ("pinv tall", lambda m, a, b, v: m.linalg.pinv(b.T)),
+    ("lstsq", lambda m, a, b, v: m.linalg.lstsq(b, v)[0]),
+    ("lstsq tall", lambda m, a, b, v: m.linalg.lstsq(b[:, :2], b[:, 2:])[0]),
+    ("lstsq residuals", lambda m, a, b, v: m.linalg.lstsq(b[:, :2], b[:, 2:])[1]),
+    ("lstsq singular values", lambda m, a, b, v: m.linalg.lstsq(b, v)[3]),
     ("solve vector", lambda m, a, b, v: m.linalg.solve(b[:, :4], v)),
     ("svdvals", lambda m, a, b, v: m.linalg.svdvals(b)),
     *((f"matrix_norm {o}", lambda m, a, b, v, o=o: m.linalg.matrix_norm(a, ord=o))
@@ -204,10 +208,31 @@ def test_gradients_of_wide_and_full_factors():
     np.testing.assert_allclose(linalg.pinv(deficient).numpy(), np.linalg.pinv(deficient.numpy()), atol=1e-12)
     a = gg.tensor(rng.normal(size=3))  # a rank that stays: pinv(a b') = b a' / (|a|^2 |b|^2)
     assert gg.gradcheck(lambda a: linalg.pinv(gg.outer(a, a)), [a])
-    full = linalg.svd(gg.tensor(x.numpy(), requires_grad=True))
-    with pytest.raises(GraphError, match="full_matrices=False"):
-        full.Vh.sum().backward()
-    complete = linalg.qr(gg.tensor(x.numpy().T, requires_grad=True), mode="complete")
+
+
+def test_lstsq_of_stacks_ranks_and_refusals():
+    a, b = gg.tensor(rng.normal(size=(3, 5, 2))), gg.tensor(rng.normal(size=(3, 5, 4)))
+    x, off, rank, values = linalg.lstsq(a, b)
+    assert (x.shape, off.shape, rank.tolist(), values.shape) == ((3, 2, 4), (3, 4), [2, 2, 2], (3, 2))
+    for i in range(3):
+        want = np.linalg.lstsq(a[i].numpy(), b[i].numpy())
+        np.testing.assert_allclose(x[i].numpy(), want[0], atol=1e-12)
+        np.testing.assert_allclose(off[i].numpy(), want[1], atol=1e-12)
+    thin = gg.tensor(np.outer([1.0, 2.0, 3.0], [1.0, -1.0]))
+    x, _, rank, _ = linalg.lstsq(thin, gg.tensor([1.0, 0.0, 1.0], dtype=gg.float64))
+    assert rank.item() == 1
+    np.testing.assert_allclose(x.numpy(), np.linalg.lstsq(thin.numpy(), [1.0, 0, 1.0])[0], atol=1e-12)
+    with pytest.raises(ShapeError, match="numbers of rows differ"):
+        linalg.lstsq(a, gg.ones((4,)))
+
+
+def test_vectors_that_the_matrix_does_not_determine_have_no_gradient():
+    x = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 1.0, 3.0, -2.0]])
+    for a, k in ((x, 2), (x.T, 0)):
+        full = linalg.svd(gg.tensor(a, requires_grad=True))
+        with pytest.raises(GraphError, match="full_matrices=False"):
+            full[k].sum().backward()
+    complete = linalg.qr(gg.tensor(x.T, requires_grad=True), mode="complete")
     with pytest.raises(GraphError, match="mode='reduced'"):
         complete.Q.sum().backward()
 

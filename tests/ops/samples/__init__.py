@@ -51,16 +51,22 @@ class Sample:
     """One call of an op: positional arrays (None where an optional input is absent) and canonical attributes.
 
     Float64 arrays are differentiated. `second=False` leaves out the second-order check (say why beside it).
+    `outputs`: of several outputs those that have a derivative, which is then in reverse mode alone.
     """
 
     args: tuple[Any, ...]
     attrs: dict[str, Any]
     second: bool = True
+    outputs: tuple[int, ...] | None = None
+
+    def chosen(self, outs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Of a call's outputs those that have a derivative."""
+        return outs if self.outputs is None else tuple(outs[k] for k in self.outputs)
 
 
-def S(*args: Any, second: bool = True, **attrs: Any) -> Sample:
+def S(*args: Any, second: bool = True, outputs: tuple[int, ...] | None = None, **attrs: Any) -> Sample:
     """Shorthand for a Sample."""
-    return Sample(args, attrs, second)
+    return Sample(args, attrs, second, outputs)
 
 
 def collect() -> dict[str, list[Sample]]:

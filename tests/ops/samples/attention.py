@@ -19,6 +19,7 @@ SAMPLES = {
         S(normal(1, 2, 5, 2), normal(1, 1, 3, 2), normal(1, 1, 3, 2), None, **CAUSAL),
         S(normal(2, 2, 3, 2), normal(2, 2, 5, 2), normal(2, 2, 5, 2), SEEN[None, None], **PLAIN),
         S(normal(1, 2, 4, 3), normal(1, 2, 5, 3), normal(1, 2, 5, 3), BIAS, **PLAIN),
+        S(normal(2, 0, 3, 2), normal(2, 0, 5, 2), normal(2, 0, 5, 2), None, **PLAIN),
     ],
     "attention_bwd": [
         S(normal(1, 2, 3, 2), normal(1, 2, 3, 3), normal(1, 2, 4, 3), normal(1, 2, 4, 2), None, None, None, **CAUSAL),

@@ -47,6 +47,7 @@ SAMPLES = {
     "avg_pool2d_bwd": [
         S(normal(2, 2, 2, 3), kernel=(2, 2), stride=(2, 2), padding=(0, 0), shape=(4, 6)),
         S(normal(1, 2, 3, 5), kernel=(3, 2), stride=(2, 1), padding=(1, 1), shape=(5, 4)),
+        S(normal(1, 2, 3, 6), kernel=(4, 5), stride=(2, 1), padding=(2, 2), shape=(5, 6)),
     ],
     "adaptive_avg_pool2d": [S(normal(2, 2, 5, 7), size=(3, 2)), S(normal(1, 2, 2, 3), size=(4, 5))],
     "adaptive_avg_pool2d_bwd": [S(normal(2, 2, 3, 2), shape=(5, 7)), S(normal(1, 2, 4, 5), shape=(2, 3))],

@@ -11,6 +11,7 @@ near_zero = np.array([0.0, 1e-9, -1e-3, 0.02, 0.5, -1.3, 2.0])
 SAMPLES = {
     # helpers of rules
     "absorb": [S(away(3, 4), normal(3, 4)), S(away(4), normal(3, 4))],
+    "absorbed": [S(normal(3, 4), normal(3, 4), infinite=True)],
     "quotient": [S(away(3, 4), positive(3, 4)), S(away(4), away(3, 4, gap=0.5))],
     # arithmetic
     "add": [S(normal(3, 4), normal(4))],
@@ -31,7 +32,10 @@ SAMPLES = {
     "copysign": [S(away(3, 4), away(3, 4))],
     "nextafter": [S(normal(4), normal(4))],
     "hypot": [S(away(3, 4, gap=0.3), normal(4))],
-    "pow": [S(positive(3, 4), normal(4)), S(positive(3), normal(3)), S(positive(2), away(2))],
+    "pow": [
+        S(positive(3, 4), normal(4)), S(positive(3), normal(3)), S(positive(2), away(2)),
+        *(S(positive(4), y) for y in (-1.5, 0, 0.5, 1.0, 3)),
+    ],
     # exponentials and logarithms
     "exp": [S(normal(3, 4))],
     "exp2": [S(normal(3, 4))],
@@ -69,6 +73,7 @@ SAMPLES = {
     # error function
     "erf": [S(normal(3, 4)), S(uniform(-3, 3, 12))],
     "erfc": [S(normal(3, 4)), S(uniform(-3, 5, 12))],
+    "erfinv": [S(inside), S(uniform(-0.99, 0.99, 8))],
     # choice
     "where": [
         S(flags, normal(3, 4), normal(4)), S(flags[0], normal(3, 4), normal()),

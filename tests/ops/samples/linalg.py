@@ -34,7 +34,13 @@ def spread(m: int, n: int):
     return u * (np.arange(k) + 1.0) @ v.T
 
 
+def stacked(count: int, make, *shape: int):
+    """A stack of matrices of one kind: as many as no axis of theirs is long."""
+    return np.stack([make(*shape) for _ in range(count)])
+
+
 SAMPLES = {
+    "gauge": [S(np.eye(3) > 0, normal(3, 3), 1e9 * normal(3, 3), None, of="svd")],
     "matmul": [
         S(normal(2, 3), normal(3, 4)),
         S(normal(3), normal(3)),
@@ -43,11 +49,12 @@ SAMPLES = {
         S(normal(2, 4, 3), normal(3, 2)),
         S(normal(2, 3), normal(4, 3, 2)),
         S(normal(2, 1, 2, 3), normal(3, 3, 2)),
-        S(normal(3), normal(2, 3, 2)),
+        S(normal(3), normal(4, 3, 2)),
         S(normal(2, 2, 3), normal(3)),
         S(normal(0, 3), normal(3, 2)),
         S(normal(2, 0), normal(0, 2)),
         S(normal(2, 0, 3), normal(3, 2)),
+        S(normal(2, 1, 2, 3), normal(3)),
     ],
     "affine": [
         S(normal(2, 3), normal(4, 3), normal(4)),
@@ -66,14 +73,24 @@ SAMPLES = {
     "slogdet": [S(regular(3, 3)), S(regular(2, 2, 2))],
     "solve": [S(regular(3, 3), normal(3, 2)), S(regular(2, 3, 3), normal(3, 1))],
     "cholesky": [S(definite(3)), S(np.stack([definite(2), definite(2)]))],
-    "eigh": [S(definite(3)), S(np.stack([definite(2), definite(2)]))],
+    "eigh": [S(definite(3)), S(stacked(3, definite, 2))],
     "svd": [
         S(spread(3, 3), full=False),
         S(spread(4, 2), full=False),
         S(spread(2, 4), full=False),
         S(spread(3, 3), full=True),
+        S(stacked(4, spread, 3, 2), full=False),
+        S(
+            stacked(1, spread, 4, 2), full=True, outputs=(1, 2), second=False
+        ),  # the rule reads undetermined columns of u
+        S(stacked(1, spread, 2, 4), full=True, outputs=(0, 1), second=False),
     ],
-    "qr": [S(regular(3, 3), complete=False), S(normal(4, 2), complete=False), S(regular(3, 3), complete=True)],
+    "qr": [
+        S(regular(3, 3), complete=False),
+        S(normal(4, 2), complete=False),
+        S(regular(3, 3), complete=True),
+        S(normal(3, 4, 2), complete=True, outputs=(1,), second=False),  # likewise of q
+    ],
     "pinv": [
         S(spread(3, 3), None),
         S(spread(4, 2), None),

@@ -25,10 +25,14 @@ SAMPLES = {
         S(normal(3, 5), normal(3, 5), positive(5), None, None, normal(3, 5), **RMS),
         S(normal(3, 5), normal(3, 5), None, None, None, **LAST),
     ],
-    "group_norm": [S(normal(2, 3, 2, 2), positive(3, 2, 1), normal(3, 2, 1), **GROUPS)],
+    "group_norm": [
+        S(normal(2, 3, 2, 2), positive(3, 2, 1), normal(3, 2, 1), **GROUPS),
+        S(normal(2, 3, 2, 2), None, None, **GROUPS),
+    ],
     "group_norm_bwd": [
         S(normal(2, 3, 2, 2), normal(2, 3, 2, 2), positive(3, 2, 1), None, None, **GROUPS),
         S(normal(3, 2, 2), normal(3, 2, 2), positive(2, 1), None, None, **BATCH),
+        S(normal(3, 2, 2), normal(3, 2, 2), None, None, None, normal(3, 2, 2), **BATCH),
     ],
     "batch_norm": [
         S(normal(4, 3), positive(3), normal(3), axis=(0,), eps=1e-5),

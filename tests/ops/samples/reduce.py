@@ -17,6 +17,7 @@ SAMPLES = {
         S(normal(2, 3, 4), axis=(0, 2), keepdims=False),
         S(zeros, axis=(1,), keepdims=True),
         S(zeros, axis=(0, 1), keepdims=False),
+        S(normal(3), axis=(), keepdims=False),
     ],
     "var": [
         S(normal(2, 3, 4), axis=(0, 2), keepdims=False, correction=0.0),
@@ -48,5 +49,6 @@ SAMPLES = {
         S(normal(2, 3, 4), axis=(0, 2), keepdims=False, power=2),
         S(away(3, 4, gap=0.3), axis=(1,), keepdims=True, power=3.5),
         S(positive(4), axis=(0,), keepdims=False, power=-1.5),
+        S(away(4, gap=0.3), axis=(0,), keepdims=False, power=3),
     ],
 }

@@ -1,0 +1,580 @@
+"""How a Program runs: on NumPy as one straight-line Python function with planned buffers, on a GPU as one CUDA graph.
+
+A value that a NumPy function can write with `out=` gets a place in one piece of memory, which values that are not
+alive at once share. Views of such values, and of captured arrays, are made once. Everything else calls the op's own
+implementation, so the bits are those of the eager step.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gpugrad import backends, compiler, jit
+from gpugrad.chain import DROPOUT, picked, piece
+from gpugrad.errors import ReplayError, fail
+from gpugrad.fuse import forward_and_backward, fuse
+from gpugrad.op import TABLE
+from gpugrad.program import CAPTURE, INPUT, VALUE, Call, Program, Ref, bind, execute, flat, mapped
+
+VIEWS = frozenset({"alias", "broadcast_to", "flip", "getitem", "matrix_transpose", "reshape", "transpose"})
+ALIGN = 64
+COPIED = 1 << 16  # bytes of an argument or result that is copied to or from a fixed place
+LARGE, SHARED = 1 << 17, 200_000  # elements of a chain that is run in pieces on NumPy, and by two threads
+ROUNDING = 512  # units of the last place of the largest value that a compiled piece may differ by
+FREED = 1 << 14  # bytes of a value that is let go as soon as it is not needed
+
+
+def own_memory(call: Call) -> Any:
+    """The NumPy function that computes a call into a given array as its last argument, or None.
+
+    Either a ufunc, or a forward with a parameter `into`, where it may put its result.
+    """
+    op = TABLE.get(call.op)
+    if op is None or type(call.outs) is not int or call.writes:
+        return None
+    run = op.impls.special.get("cpu", op.fwd)
+    if isinstance(run, str):
+        found = getattr(np, run)
+        return found if isinstance(found, np.ufunc) and found.nout == 1 and not call.attrs else None
+    code = getattr(run, "__code__", None)
+    return run if code is not None and "into" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] else None
+
+
+def packed(slot: Any) -> bool:
+    """Whether an array fills its memory without gaps, in some order of its axes."""
+    expected = slot.dtype.itemsize
+    for stride, n in sorted(zip(slot.strides, slot.shape)):
+        if n != 1 and stride != expected:
+            return False
+        expected *= n
+    return True
+
+
+class Lives:
+    """When each piece of memory is last used, by call numbers."""
+
+    def __init__(self, program: Program) -> None:
+        slots = program.slots
+        self.last: dict[int, int] = {}
+        for n, call in enumerate(program.calls):
+            for i in (*call.makes(), *call.reads()):
+                self.last[slots[i].storage] = n
+        for i in program.results:
+            self.last[slots[i].storage] = len(program.calls)
+
+
+def plan(program: Program, lives: Lives, placed: dict[int, bool], escaping: set[int]) -> tuple[dict[int, int], int]:
+    """Places in one piece of memory for the results of calls: slot -> offset, and its size.
+
+    placed: the numbers of the calls that write where they are told, and whether they may write over an operand of the
+    same layout that nobody needs any more. escaping: storages that stay with the caller, which get no place. Large
+    values are placed first, each at the lowest place that is free while it lives.
+    """
+    slots = program.slots
+    spans: dict[int, list[int]] = {}  # by the first slot that has a place: when it is made, and last used
+    same: dict[int, int] = {}  # slot -> that first slot
+    for n, call in enumerate(program.calls):
+        reads = call.reads()
+        for o in call.makes() if n in placed else ():
+            out = slots[o]
+            if out.storage != o or o in escaping or not math.prod(out.shape) or not packed(out):
+                continue
+            over = [r for r in reads if placed[n] and r in same and lives.last[r] == n == spans[same[r]][1]
+                    and (slots[r].shape, slots[r].strides, slots[r].dtype) == (out.shape, out.strides, out.dtype)
+                    and not any(q != r and slots[q].storage == r for q in reads)]  # fmt: skip
+            same[o] = same[over[0]] if over else o
+            spans.setdefault(same[o], [n, n])[1] = lives.last[o]
+    order = sorted(spans, key=lambda i: (-slots[i].nbytes, spans[i][0]))
+    starts, ends = (np.array([spans[i][k] for i in order], np.int64) for k in (0, 1))
+    low, high = (np.zeros(len(order), np.int64) for _ in range(2))
+    for k, i in enumerate(order):
+        beside = np.flatnonzero((starts[:k] <= ends[k]) & (ends[:k] >= starts[k]))
+        at, size = 0, padded(slots[i].nbytes)
+        for j in beside[np.argsort(low[beside], kind="stable")].tolist():
+            if low[j] - at >= size:
+                break
+            at = max(at, int(high[j]))
+        low[k], high[k] = at, at + size
+    offsets = dict(zip(order, low.tolist()))
+    return {o: offsets[first] for o, first in same.items()}, int(high.max(initial=0))
+
+
+def padded(size: int) -> int:
+    """Bytes of a place."""
+    return -(-size // ALIGN) * ALIGN
+
+
+def compilable(chain: Any, dtypes: list[Any], size: int) -> bool:
+    """Whether a compiled chain is better than its calls one by one."""
+    return len(chain.steps) + len(chain.ends) > 1 and chain.source("cpu", dtypes) is not None
+
+
+def worth_pieces(chain: Any, dtypes: list[Any], size: int) -> bool:
+    """Whether to run a chain piece by piece on NumPy: where its values would not stay in the cache."""
+    return len(chain.steps) > 1 and size >= LARGE
+
+
+def far(a: Any, b: Any, eps: float) -> bool:
+    """Whether two results differ by more than rounding: relative to the largest value, NaN and infinity alike."""
+    if a.dtype.kind not in "fV":
+        return not np.array_equal(a, b)
+    a, b = (v if v.dtype.itemsize > 2 else v.astype("float32") for v in (a, b))
+    scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
+    return not np.allclose(a, b, rtol=0, atol=float(scale) * eps * ROUNDING, equal_nan=True)
+
+
+def in_pieces(chain: Any, outs: list[Any], ins: list[Any]) -> None:
+    """A chain on NumPy, shared by two threads where that pays: NumPy lets others run while it computes."""
+    shape = outs[0].shape
+    if math.prod(shape) < SHARED or compiler.threads() < 2 or chain.ends or any(s.op == DROPOUT for s in chain.steps):
+        chain.numpy(outs, ins)
+        return
+    middle = shape[0] // 2
+    cut = [[piece(a, len(shape), (half, *[slice(None)] * (len(shape) - 1))) for a in (*outs, *ins)]
+           for half in (slice(0, middle), slice(middle, None))]  # fmt: skip
+    other = helper().submit(chain.numpy, cut[1][: len(outs)], cut[1][len(outs) :])
+    chain.numpy(cut[0][: len(outs)], cut[0][len(outs) :])
+    other.result()
+
+
+@functools.cache
+def helper() -> Any:
+    """A second thread, which sleeps while there is nothing to do."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(1, "gpugrad-replay")
+
+
+def nested(outs: Any, arrays: dict[int, Any]) -> Any:
+    """The arrays of a structure of slots."""
+    if isinstance(outs, tuple):
+        return tuple(nested(o, arrays) for o in outs)
+    return None if outs is None else arrays[outs]
+
+
+class Source:
+    """The text of a function under construction, and the names it refers to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.names: dict[str, Any] = {"np": np, "asarray": np.asarray, "ndarray": np.ndarray}
+        self._known: dict[int, str] = {}
+
+    def name(self, value: Any, stem: str) -> str:
+        """A global name for a value."""
+        found = self._known.get(id(value))
+        if found is None:
+            found = self._known[id(value)] = f"{stem}{len(self.names)}"
+            self.names[found] = value
+        return found
+
+    def hold(self, value: Any) -> str:
+        """A global name for a value that nothing else holds."""
+        name = f"h{len(self.names)}"
+        self.names[name] = value
+        return name
+
+
+class Runner:
+    """What runs a program in which compiled pieces stand for calls."""
+
+    program: Program
+
+    def reference(self, n: int, call: Call, args: list[Any], values: dict[int, Any]) -> Any:
+        """What the ops that a call stands for give."""
+        raise NotImplementedError
+
+    def standin(self, n: int, call: Call) -> Callable[..., Any] | None:
+        """What runs a call compiled, on any arrays, giving its results in order; None for a call of an op."""
+        raise NotImplementedError
+
+    def check(self, given: list[Any]) -> None:
+        """Run every compiled piece beside the ops it stands for, on copies. Raises ReplayError where they differ."""
+        program = self.program
+        values: dict[int, Any] = {i: a.copy() for i, a in (*program.arrays.items(), *zip(program.inputs, given))}
+        for n, call in enumerate(program.calls):
+            args = [mapped(values.__getitem__, a) for a in call.args]
+            ready = self.standin(n, call)
+            if ready is None:
+                bind(call.outs, self.reference(n, call, args, values), values)
+                continue
+            mine = [mapped(lambda i: values[i].copy(), a) for a in call.args]
+            got = ready(*mine)
+            bind(call.outs, self.reference(n, call, args, values), values)
+            got = list(flat([got])) if call.makes() else [a for a in flat(mine) if hasattr(a, "dtype")]
+            want = [values[m] for m in call.makes()] or [a for a in flat(args) if hasattr(a, "dtype")]
+            kinds = [a.dtype for a in flat(mine) if hasattr(a, "dtype") and a.dtype.kind in "fV"]
+            eps = max(float(resolution(d)) for d in kinds)  # a float64 sum of float32 values has their error
+            if any(far(on_host(a), on_host(b), eps) for a, b in zip(got, want)):
+                raise fail(ReplayError, "replay", f"the compiled code of {program.show(call)} differs from its ops")
+
+
+class Host(Runner):
+    """A program as a Python function of raw arrays; `source` is its text, `memory` what it computes in.
+
+    `kept`: result slots whose memory may be reused by the next run; all others are new arrays every time. compiled:
+    with chains, row kernels and optimisers of `jit`, where there is a compiler: within their published error.
+    """
+
+    def __init__(self, program: Program, kept: frozenset[int] = frozenset(), compiled: bool = False) -> None:
+        self.compiled, self.logical, self.kept = compiled and compiler.enabled(), program, kept
+        program = forward_and_backward(program) if self.compiled else program
+        program = fuse(program, compilable if self.compiled else worth_pieces, self.compiled)
+        self.program = program
+        slots, lives = program.slots, Lives(program)
+        leaving = [r for r in program.results if r not in kept]
+        escaping = {slots[r].storage for r in leaving if slots[r].nbytes > COPIED}
+        outside = {i for i, s in slots.items() if s.kind in (INPUT, CAPTURE)}
+        self.copied = {r for r in leaving if slots[r].storage not in escaping | outside}
+        self.arrays = dict(program.arrays)
+        self.routines = self.find_routines()
+        placed = {n: over for n, c in enumerate(program.calls) if (over := self.placing(n, c)) is not None}
+        places, size = plan(program, lives, placed, escaping)
+        self.logical.planned_bytes = size
+        self.memory = aligned(size)
+        self.arrays.update(
+            {
+                i: np.ndarray(slots[i].shape, slots[i].dtype, self.memory, at, slots[i].strides)
+                for i, at in places.items()
+            }
+        )
+        self.text = Source()
+        for i in program.inputs:
+            if i in self.staged():
+                self.arrays[i] = np.empty_like(np.ndarray(slots[i].shape, slots[i].dtype, strides=None))
+                self.text.lines.append(f"{self.operand(Ref(i))}[...] = t{i}")
+        for n, call in enumerate(program.calls):
+            if not self.settled(call):
+                self.emit(n, call)
+            self.release(n, call, lives)
+        head = "def run(" + ", ".join(f"t{i}" for i in program.inputs) + "):"
+        results = ", ".join(self.operand(Ref(r)) + ".copy('K')" * (r in self.copied) for r in program.results)
+        body = [*self.text.lines, f"return [{results}]"]
+        self.source = "\n    ".join([head, *body])
+        exec(compile(self.source, "<replay>", "exec"), self.text.names)
+        self.run: Callable[..., list[Any]] = self.text.names["run"]
+
+    @property
+    def exact(self) -> Callable[..., list[Any]]:
+        """What runs the program with the bits of the eager step."""
+        return Host(replace(self.logical), self.kept).run if self.compiled else self.run
+
+    def reference(self, n: int, call: Call, args: list[Any], values: dict[int, Any]) -> Any:
+        """On NumPy."""
+        if call.op in TABLE:
+            return execute(call, values)
+        if call.op not in self.program.chains:
+            return self.routines[n].fall_back(tuple(args), None)
+        outs = self.new_results(call)
+        self.program.chains[call.op].numpy(self.reduced(call, outs), args)
+        return tuple(outs)
+
+    def new_results(self, call: Call) -> list[Any]:
+        """Arrays for the results of a chain."""
+        return [np.empty(self.program.slots[m].shape, self.program.slots[m].dtype) for m in call.makes()]
+
+    def reduced(self, call: Call, outs: list[Any]) -> list[Any]:
+        """The results of a chain in the shapes that it gives them: sums without the axes that were kept."""
+        chain = self.program.chains[call.op]
+        many = len(chain.outputs)
+        return outs[:many] + [o.reshape(self.left(chain, k, call)) for k, o in enumerate(outs[many:])]
+
+    def standin(self, n: int, call: Call) -> Callable[..., Any] | None:
+        """A routine or a compiled chain."""
+        if n in self.routines:
+            return self.routines[n]  # type: ignore[no-any-return]
+        if call.op not in self.program.chains:
+            return None
+        slots = self.program.slots
+        ready = self.program.chains[call.op].compile_cpu([slots[r].dtype for r in call.reads()])
+
+        def run(*ins: Any) -> Any:
+            outs = self.new_results(call)
+            ready(self.reduced(call, outs), ins)
+            return outs
+
+        return None if ready is None else run
+
+    def staged(self) -> set[int]:
+        """Small arguments that a chain or routine reads: copied to a fixed place, to which calls can be bound."""
+        program = self.program
+        written = set(program.written())
+        bound = [c for n, c in enumerate(program.calls) if c.op in program.chains or n in self.routines]
+        return {
+            r for c in bound for r in c.reads()
+            if program.slots[r].kind == INPUT and program.slots[r].nbytes <= COPIED and r not in written
+        }  # fmt: skip
+
+    def find_routines(self) -> dict[int, Any]:
+        """The compiled stand-ins of calls, by their numbers; compiled together with the chains."""
+        if not self.compiled:
+            return {}
+        program, found = self.program, {}
+        for n, call in enumerate(program.calls):
+            if call.op in program.chains:
+                continue
+            args = [mapped(self.like, a) for a in call.args]
+            routine = jit.lookup(call.op, args, call.attrs)
+            if routine is not None:
+                found[n] = routine
+        pairs = [(program.chains[c.op], [program.slots[r].dtype for r in c.reads()])
+                 for c in program.calls if c.op in program.chains]  # fmt: skip
+        jit.compile_all(found.values(), pairs)
+        return found
+
+    def like(self, i: int) -> Any:
+        """An array such as that of a slot: itself, if it is there already."""
+        slot = self.program.slots[i]
+        if i in self.arrays or not packed(slot):
+            return self.arrays.get(i, slot)
+        return np.ndarray(slot.shape, slot.dtype, strides=slot.strides if slot.nbytes else None)
+
+    def placing(self, n: int, call: Call) -> bool | None:
+        """Whether a call that writes where it is told may write over an operand; None for any other call."""
+        if call.op in self.program.chains:
+            return True
+        elementwise = call.op in TABLE and (TABLE[call.op].kind == "elementwise" or call.op == DROPOUT)
+        if n in self.routines:
+            return elementwise if call.makes() else None
+        return None if own_memory(call) is None else elementwise
+
+    def settled(self, call: Call) -> bool:
+        """Whether a call's result is known beforehand: a view of memory that stays."""
+        reads = call.reads()
+        if type(call.outs) is not int or call.writes or any(r not in self.arrays for r in reads):
+            return False
+        if call.op not in VIEWS or self.program.slots[call.outs].storage == call.outs:
+            return False
+        made = self.implementation(call)(*self.values(call), **call.attrs)
+        if not any(np.may_share_memory(made, self.arrays[r]) for r in reads):
+            return False
+        self.arrays[call.outs] = made
+        return True
+
+    def values(self, call: Call) -> list[Any]:
+        """The operands of a call whose arrays are all known."""
+
+        def value(a: Any) -> Any:
+            if type(a) is Ref:
+                return self.arrays[a.slot]
+            return type(a)(map(value, a)) if isinstance(a, (list, tuple)) else a
+
+        return [value(a) for a in call.args]
+
+    def implementation(self, call: Call) -> Any:
+        """The op's function of NumPy arrays."""
+        return TABLE[call.op].impls[np.ndarray]
+
+    def operand(self, a: Any) -> str:
+        """An operand in the text."""
+        if type(a) is Ref:
+            known = self.arrays.get(a.slot)
+            return f"t{a.slot}" if known is None else self.text.name(known, "b")
+        if isinstance(a, (list, tuple)):
+            if all(r in self.arrays for r in flat_slots(a)):
+                whole = type(a)(self.arrays[v.slot] if type(v) is Ref else v for v in a)
+                name = f"k{len(self.text.names)}"
+                self.text.names[name] = whole
+                return name
+            inner = ", ".join(map(self.operand, a))
+            return f"[{inner}]" if isinstance(a, list) else f"({inner},)"
+        return repr(a) if a is None or type(a) in (bool, int) else self.text.name(a, "k")
+
+    def emit(self, n: int, call: Call) -> None:
+        """The line of a call."""
+        slots, text, makes = self.program.slots, self.text, call.makes()
+        if call.op in self.program.chains:
+            self.emit_chain(call)
+            return
+        if n in self.routines and all(m in self.arrays for m in makes):
+            args = [self.operand(a) for a in call.args]
+            if makes:
+                args.append(f"out={text.hold(nested(call.outs, self.arrays))}")
+            text.lines.append(f"{text.name(self.routines[n], 'j')}({', '.join(args)})")
+            return
+        if type(call.outs) is int and call.outs in self.arrays:
+            fn, place = own_memory(call), self.operand(Ref(call.outs))
+            if isinstance(fn, np.ufunc):
+                args = [self.scalar(a, call) for a in call.args]
+                keyword = "out=" * (fn in (np.maximum, np.minimum))  # which do not like a third array
+                text.lines.append(f"{text.name(fn, 'f')}({', '.join([*args, keyword + place])})")
+                return
+            args = [*map(self.operand, call.args), *(f"{k}={self.attribute(v)}" for k, v in call.attrs.items())]
+            text.lines.append(f"r = {text.name(fn, 'f')}(np, {', '.join(args)}, into={place})")
+            text.lines.append(f"if r is not {place}: {place}[...] = r")
+            return
+        run = self.implementation(call)
+        args = [self.operand(a) for a in call.args]
+        if isinstance(run, functools.partial) and not run.keywords:  # bound to NumPy: one call less
+            args, run = [*(text.name(a, "k") for a in run.args), *args], run.func
+        args += [f"{k}={self.attribute(v)}" for k, v in call.attrs.items()]
+        made = f"{text.name(run, 'f')}({', '.join(args)})"
+        text.lines.append(f"{target(call.outs)} = {made}" if makes else made)
+        for i in makes:
+            if slots[i].shape == ():
+                text.lines.append(f"if type(t{i}) is not ndarray: t{i} = asarray(t{i})")
+
+    def emit_chain(self, call: Call) -> None:
+        """A chain on arrays that stay is a call without arguments, made ready once."""
+        slots, text, chain = self.program.slots, self.text, self.program.chains[call.op]
+        ready = chain.compile_cpu([slots[r].dtype for r in call.reads()]) if self.compiled else None
+        makes, many = call.makes(), len(chain.outputs)
+        for m in makes:
+            if m not in self.arrays:
+                text.lines.append(f"t{m} = np.empty({slots[m].shape!r}, {text.name(slots[m].dtype, 'k')})")
+        if all(i in self.arrays for i in (*makes, *call.reads())):
+            outs = self.reduced(call, [self.arrays[m] for m in makes])
+            ins = [self.arrays[r] for r in call.reads()]
+            bound = functools.partial(in_pieces, chain, outs, ins) if ready is None else ready.bind(outs, ins)
+            text.lines.append(f"{text.hold(bound)}()")
+            return
+        run = functools.partial(in_pieces, chain) if ready is None else ready
+        places = [self.operand(Ref(m)) for m in makes]
+        places[many:] = [f"{p}.reshape({self.left(chain, k, call)!r})" for k, p in enumerate(places[many:])]
+        ins_ = ", ".join(self.operand(Ref(r)) for r in call.reads())
+        text.lines.append(f"{text.hold(run)}([{', '.join(places)}], [{ins_}])")
+
+    def left(self, chain: Any, k: int, call: Call) -> tuple[int, ...]:
+        """The shape of what a chain's k-th sum leaves."""
+        shape = np.broadcast_shapes(*(self.program.slots[r].shape for r in call.reads()))
+        return shape[: len(shape) - chain.ends[k].axes]
+
+    def attribute(self, v: Any) -> str:
+        """An attribute's value in the text."""
+        return repr(v) if v is None or type(v) in (bool, int) else self.text.name(v, "k")
+
+    def scalar(self, a: Any, call: Call) -> str:
+        """An operand of a NumPy function; a Python number as the array that NumPy would make of it every time."""
+        if type(a) in (int, float):
+            like = next(self.program.slots[r].dtype for r in call.reads())
+            if like.kind == "f":
+                value = np.asarray(a, like)
+                self.text.names.setdefault("held", []).append(value)
+                return self.text.name(value, "k")
+        return self.operand(a)
+
+    def release(self, n: int, call: Call, lives: Lives) -> None:
+        """Let go of large values that this call was the last to use."""
+        slots = self.program.slots
+        done = dict.fromkeys(
+            i for i in (*call.reads(), *call.makes())
+            if i not in self.arrays and lives.last[slots[i].storage] == n and slots[i].kind == VALUE
+        )  # fmt: skip
+        if any(slots[i].nbytes >= FREED for i in done):
+            self.text.lines.append(" = ".join(f"t{i}" for i in done) + " = None")
+
+
+class Graph(Runner):
+    """A program as a CUDA graph: arguments are copied to where it reads them, results from where it leaves them.
+
+    What it cannot capture it runs call by call; `reason` then says why. `kept` and `compiled` as for `Host`: runs of
+    elementwise calls become one generated kernel each.
+    """
+
+    def __init__(
+        self, program: Program, kept: frozenset[int], like: list[Any], backend: Any, compiled: bool = False
+    ) -> None:
+        self.logical, self.backend, self.kept, self.compiled = program, backend, kept, compiled
+        self.program = fuse(program, launchable) if compiled else program
+        self.given = [a.copy() for a in like]
+        self.written = [program.inputs.index(i) for i in program.written() if i in program.inputs]
+        self.results: list[Any] = []
+        self.reason = ""
+        for n, call in enumerate(self.program.calls):  # compiles, which no capture may
+            if (run := self.standin(n, call)) is not None:
+                run(*(backend.xp.zeros(s.shape, s.dtype) for s in (self.program.slots[r] for r in call.reads())))
+        try:
+            with backend.capture() as self.graph:
+                self.results = self.program.run(*self.given, perform=self.perform)
+            program.planned_bytes = self.graph.pool.total_bytes()
+        except Exception as error:
+            self.reason = str(error)
+
+    def perform(self, call: Call, values: dict[int, Any]) -> Any:
+        """One call; a chain as one kernel."""
+        run = self.standin(0, call)
+        return execute(call, values) if run is None else tuple(run(*(values[r] for r in call.reads())))
+
+    def standin(self, n: int, call: Call) -> Callable[..., Any] | None:
+        """A chain's kernel."""
+        chain, slots = self.program.chains.get(call.op), self.program.slots
+        if chain is None:
+            return None
+
+        def run(*ins: Any) -> list[Any]:
+            outs = [self.backend.xp.empty(slots[m].shape, slots[m].dtype) for m in call.makes()]
+            return outs if chain.launch_cuda(outs, ins) else one_by_one(chain, ins)
+
+        return run
+
+    def reference(self, n: int, call: Call, args: list[Any], values: dict[int, Any]) -> Any:
+        """Op by op."""
+        return execute(call, values) if call.op in TABLE else tuple(one_by_one(self.program.chains[call.op], args))
+
+    @property
+    def exact(self) -> Callable[..., list[Any]]:
+        """What runs the program with the bits of the eager step."""
+        return self.logical.run if self.compiled else self.run
+
+    def run(self, *given: Any) -> list[Any]:
+        """One launch, on arrays like those of the trace."""
+        if self.reason:
+            return self.program.run(*given, perform=self.perform)
+        for place, a in zip(self.given, given):
+            place[...] = a
+        self.graph.launch()
+        for i in self.written:
+            given[i][...] = self.given[i]
+        return [a if r in self.kept else a.copy() for r, a in zip(self.program.results, self.results)]
+
+
+def launchable(chain: Any, dtypes: list[Any], size: int) -> bool:
+    """Whether a chain can be one CUDA kernel, and saves a launch."""
+    kinds = {d for d in (*dtypes, *(chain.dtypes(dtypes)[o] for o in chain.outputs)) if d != np.uint64}
+    return len(chain.steps) > 1 and len(kinds) == 1 and chain.source("cuda", dtypes) is not None
+
+
+def one_by_one(chain: Any, ins: Any) -> list[Any]:
+    """A chain's ops one after the other."""
+    values = list(ins)
+    for step in chain.steps:
+        operands = picked(values, step)
+        first = next(a for a in operands if hasattr(a, "dtype"))
+        impl = TABLE[step.op].impls[backends.of(first).array_type]
+        values.append(impl(*operands, **dict(step.attrs)))
+    return [values[o] for o in chain.outputs]
+
+
+def on_host(a: Any) -> Any:
+    """Values in host memory."""
+    return np.asarray(backends.of(a).to_numpy(a))
+
+
+def resolution(dtype: Any) -> float:
+    """The distance of 1 from the next number of a floating dtype."""
+    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def flat_slots(a: Any) -> list[int]:
+    """Slots in a nested operand."""
+    return [r.slot for r in flat(a) if type(r) is Ref]
+
+
+def target(outs: Any) -> str:
+    """The left side of an assignment."""
+    if isinstance(outs, tuple):
+        return f"({', '.join(map(target, outs))},)"
+    return "_" if outs is None else f"t{outs}"
+
+
+def aligned(size: int) -> Any:
+    """So many bytes of memory that begin at a cache line."""
+    whole = np.empty(size + ALIGN, "u1")
+    start = -whole.ctypes.data % ALIGN
+    return whole[start : start + size]
