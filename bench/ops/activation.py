@@ -1,0 +1,6 @@
+"""Activations and their backward kernels: see bench/conftest.py."""
+
+
+def test_op(op):
+    """One op of gpugrad/ops/activation.py."""
+    op()

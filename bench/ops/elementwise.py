@@ -1,0 +1,6 @@
+"""Elementwise ops: see bench/conftest.py."""
+
+
+def test_op(op):
+    """One op of gpugrad/ops/elementwise.py."""
+    op()

@@ -1,0 +1,6 @@
+"""Products and decompositions: see bench/conftest.py."""
+
+
+def test_op(op):
+    """One op of gpugrad/ops/linalg.py."""
+    op()
