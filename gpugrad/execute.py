@@ -392,10 +392,13 @@ class Host(Runner):
         if call.op in self.program.chains:
             self.emit_chain(call)
             return
-        if n in self.routines and all(m in self.arrays for m in makes):
+        if n in self.routines:
             args = [self.operand(a) for a in call.args]
+            fresh = [m for m in makes if m not in self.arrays]
+            text.lines += [f"t{m} = np.empty({slots[m].shape!r}, {text.name(slots[m].dtype, 'k')})" for m in fresh]
             if makes:
-                args.append(f"out={text.hold(nested(call.outs, self.arrays))}")
+                out = self.places(call.outs) if fresh else text.hold(nested(call.outs, self.arrays))
+                args.append(f"out={out}")
             text.lines.append(f"{text.name(self.routines[n], 'j')}({', '.join(args)})")
             return
         if type(call.outs) is int and call.outs in self.arrays:
@@ -419,6 +422,12 @@ class Host(Runner):
         for i in makes:
             if slots[i].shape == ():
                 text.lines.append(f"if type(t{i}) is not ndarray: t{i} = asarray(t{i})")
+
+    def places(self, outs: Any) -> str:
+        """Nested outputs in the text."""
+        if isinstance(outs, tuple):
+            return f"({', '.join(map(self.places, outs))},)"
+        return self.operand(Ref(outs))
 
     def emit_chain(self, call: Call) -> None:
         """A chain on arrays that stay is a call without arguments, made ready once."""

@@ -36,9 +36,11 @@ def history(roots: Iterable[Node], born: int = 0) -> list[Node]:
     return sorted(seen, key=_seq)
 
 
-def leading_to(targets: Iterable[Node], order: list[Node]) -> set[Node]:
-    """The nodes of `order` (oldest first) from which a target can be reached."""
+def leading_to(targets: Iterable[Node], order: list[Node]) -> set[Node] | None:
+    """The nodes of `order` (oldest first) from which a target can be reached; None if the targets are its leaves."""
     needed = set(targets)
+    if needed == {n for n in order if n.op is None}:
+        return None
     for node in order:
         if any(p in needed for p in node.parents):
             needed.add(node)
@@ -50,13 +52,11 @@ def walk(
 ) -> dict[Node, Any]:  # fmt: skip
     """Pull the seeds back through the graph, newest call first; returns the cotangents of targets (or all leaves).
 
-    First order (`F` raw): rules see raw arrays, sums made here grow in place. Otherwise (`F` recording) rules
-    see Tensors tied to the graph, so the result can be differentiated again. Unless `keep`, what each call
-    saved is released as the walk passes it. It ends at nodes older than `born`. `care`: what the cotangents
-    may hold that must not become NaN, 1: zeros, 2: infinities too; it rises where the walk passes a singular op.
+    First order (`F` raw): rules see raw arrays, sums made here grow in place. Otherwise (`F` recording) rules see
+    Tensors tied to the graph, so the result can be differentiated again. Unless `keep`, what a call saved is released.
+    It ends at nodes older than `born`. `care`: what must not become NaN, 1: zeros, 2: infinities too.
     """
-    graph, spent_at = F is RECORDING, {"spent": user_frame()}
-    order = history(seeds, born)
+    graph, spent_at, order = F is RECORDING, {"spent": user_frame()}, history(seeds, born)
     needed = None if targets is None else leading_to(targets, order)
     wanted = needed and frozenset(targets or ())
     grads, found, ours = dict(seeds), {}, set()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import nn, optim
+from gpugrad import compiler, nn, optim
 from gpugrad.errors import GraphError, ReplayError
 from gpugrad.nn import functional as F
 from gpugrad.op import TABLE
@@ -828,3 +828,22 @@ def test_every_op_and_its_gradient(part):
             for case, got in zip(cases, step([given(c[1]) for c in cases])):
                 assert [t.numpy().tobytes() for t in got] == case[3], case[0]
     assert step.replays == 1
+
+
+@pytest.mark.skipif(not compiler.enabled(), reason="no C++ compiler")
+def test_compiled_results_leave_the_program_as_memory_of_their_own():
+    """Loss and gradient in one routine, of which the gradient is a result and the rest is planned memory."""
+    rng = np.random.default_rng(0)
+    x = gg.tensor(rng.normal(size=(64, 100)).astype("float32"), requires_grad=True)
+    labels = gg.tensor(rng.integers(0, 100, 64))
+
+    def step():
+        loss = F.cross_entropy(x, labels)
+        return [loss.detach(), *gg.gradients(loss, [x])]
+
+    replayed, want = gg.replay(step, compiled=True), step()
+    seen = [replayed() for _ in range(5)]
+    for loss, grad in seen:
+        np.testing.assert_allclose(loss.numpy(), want[0].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(grad.numpy(), want[1].numpy(), rtol=1e-5, atol=1e-9)
+    assert len({id(grad.data) for _, grad in seen}) == 5

@@ -187,13 +187,13 @@ class Eager(Peer):
 class Replay(Eager):
     """Traced once, then replayed."""
 
+    compiled = False
+
     def prepared(self, workload: Workload, step: Step) -> Step:
         """Through `gg.replay`."""
         if workload.eager:
             raise Unable("a program of that many operations is not unrolled")
-        if not hasattr(gg, "replay"):
-            raise Unable("this version has no gg.replay")
-        return gg.replay(step)  # type: ignore[no-any-return]
+        return gg.replay(step, compiled=self.compiled)  # type: ignore[no-any-return]
 
     def launches(self, step: Step) -> int | None:
         """A captured step counts as one."""
@@ -211,6 +211,8 @@ class Replay(Eager):
 
 class Compiled(Replay):
     """Replayed, on the CPU by loops that the C++ compiler at hand makes of the kernels' functors."""
+
+    compiled = True
 
     def prepared(self, workload: Workload, step: Step) -> Step:
         """Needs a compiler."""
