@@ -20,9 +20,15 @@ def test_there_is_a_page_for_every_op_and_no_other():
     assert set(report.entries()) <= set(TABLE)
 
 
+def written(text):
+    """A page without what was measured when it was made: the Python frames of a call."""
+    return re.sub(r"(?m)^- Cost: .*$", "- Cost", text)
+
+
 @pytest.mark.parametrize("name", sorted(BUILT))
 def test_page_is_current(name):
-    assert (pages.DOCS / name).read_text(encoding="utf-8") == BUILT[name], "run python -m tests.ops.pages"
+    page = (pages.DOCS / name).read_text(encoding="utf-8")
+    assert written(page) == written(BUILT[name]), "run python -m tests.ops.pages"
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILT) - {"index.md"}))
