@@ -33,7 +33,7 @@ def write_set(folder, dash="-", suffix="", train=6, test=4, size=(3, 2)):
         for kind, array in (("images", images), ("labels", labels)):
             raw = idx(array)
             name = f"{split}-{kind}{dash}idx{array.ndim}-ubyte{suffix}"
-            (folder / name).write_bytes(gzip.compress(raw) if suffix else raw)
+            (folder / name).write_bytes(gzip.compress(raw, mtime=0) if suffix else raw)
             arrays.append(array)
     return arrays
 
@@ -60,7 +60,7 @@ def test_gzip_is_told_by_content_not_name(tmp_path):
 
 
 GOOD = idx(np.arange(12, dtype=np.uint8).reshape(2, 3, 2))
-PACKED = gzip.compress(GOOD * 50)
+PACKED = gzip.compress(GOOD * 50, mtime=0)
 
 
 @pytest.mark.parametrize(
