@@ -1,4 +1,4 @@
-"""Random programs: gradients against central differences, forward against reverse mode, and against PyTorch.
+"""Random programs: gradients against central differences, forward against reverse mode, replays, and against PyTorch.
 
 GPUGRAD_PROGRAMS sets how many there are (200; `make nightly`: 2,000). A failure shows the program as runnable text.
 """
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad import compiler
+from gpugrad.errors import ReplayError
 
 from .fuzz import NUMPY, generate, on_torch
 
@@ -81,6 +83,43 @@ def test_second_order_of_a_random_program(seed):
     hv = gg.jvp(gg.grad(loss, every), points, v)[1]
     left, right = (sum((a.data * b.data).sum() for a, b in zip(pair, other)) for pair, other in ((hu, v), (hv, u)))
     assert abs(left - right) <= 1e-9 * max(1.0, *(np.abs(a.data).max(initial=0.0) for a in (*hu, *hv)))
+
+
+def replays(seed, **options):
+    """Value and gradients of five eager steps beside replayed ones, until one says that it cannot be replayed."""
+    program = generate(seed)
+    f = program.function()
+
+    def step(*xs):
+        xs = [x.detach().requires_grad_() for x in xs]
+        y = f(gg, *xs)
+        return y.detach(), *gg.gradients(y, xs, unconnected="zero")
+
+    replayed = gg.replay(step, **options)
+    for k in range(5):
+        points = [gg.asarray(x * (1 + 1e-4 * k)) for x in program.inputs]  # no kink is that near
+        try:
+            got = replayed(*points)
+        except ReplayError as error:
+            if "reads a value" in str(error) or "selects by a mask" in str(error):
+                return
+            raise
+        yield from zip([t.numpy() for t in got], [t.numpy() for t in step(*points)])
+    assert replayed.replays == 2  # after one eager call, one traced and one proved
+
+
+@pytest.mark.parametrize("seed", SEEDS[::5])
+def test_a_random_program_replays_with_the_bits_of_its_eager_runs(seed):
+    for got, want in replays(seed):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.skipif(compiler.find() is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("seed", SEEDS[::20])
+def test_a_random_program_compiles(seed):
+    for got, want in replays(seed, compiled=True):
+        close(got, want, 1e-10)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
