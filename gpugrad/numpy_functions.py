@@ -1,7 +1,8 @@
-"""Functions of NumPy and scipy.special that mean something else, or take something else, than ours of that name.
+"""Functions of NumPy that mean something else, or take something else, than ours of that name, or have none of it.
 
-`gpugrad.protocols` finds them by name: `_np_<name>`, `_linalg_<name>`, `_fft_<name>`, `_special_<name>`. Each has
-NumPy's arguments and defaults, and is made of functions of gpugrad, which bring the gradients.
+`gpugrad.protocols` finds them by name: `_np_<name>`, `_linalg_<name>`, `_fft_<name>`, here and in `numpy_matrices`
+(products, polynomials, linear algebra) and `numpy_sets` (counts, sets, positions). Each has NumPy's arguments and
+defaults, and is made of functions of gpugrad, which bring the gradients.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 import gpugrad as gg
 from gpugrad.errors import DTypeError, ShapeError, describe, fail
-from gpugrad.ops.conv import conv1d
+from gpugrad.ops._axes import normalize_axis, one_axis
 from gpugrad.protocols import Call, first_tensor, operand, public, reduction, weak, write
 from gpugrad.tensor import Tensor
 from gpugrad.tree import tree_leaves
@@ -30,7 +31,7 @@ def floating(x: Any) -> Any:
 
 def at_axis(x: Any, axis: int, index: Any) -> Any:
     """x[index] on one axis, and all of the others."""
-    return x[(slice(None),) * (axis % x.ndim) + (index,)]
+    return x[(slice(None),) * one_axis(axis, x.ndim, "numpy") + (index,)]
 
 
 def together(parts: Sequence[Any]) -> list[Any]:
@@ -109,9 +110,10 @@ def _np_average(
     else:
         w = gg.asarray(operand(weights, x))
         if w.shape != x.shape:
-            if not isinstance(axis, (int, np.integer)) or w.shape != x.shape[axis : axis % x.ndim + 1]:
+            at = one_axis(axis, x.ndim, "numpy.average") if isinstance(axis, (int, np.integer)) else None
+            if at is None or w.shape != x.shape[at : at + 1]:
                 raise fail(ShapeError, "numpy.average", f"weights {describe(w)} fit neither {describe(x)} nor its axis")
-            w = gg.broadcast_to(gg.reshape(w, (-1, *(1,) * (x.ndim - axis % x.ndim - 1))), x.shape)
+            w = gg.broadcast_to(gg.reshape(w, (-1, *(1,) * (x.ndim - at - 1))), x.shape)
     total = gg.sum(w, axis=axis, keepdims=keepdims)
     mean = gg.sum(x * w, axis=axis, keepdims=keepdims) / total
     return (mean, total) if returned else mean
@@ -122,7 +124,7 @@ def quantiles(name: str, a: Any, q: Any, axis: Any, method: str, keepdims: bool,
     x, q = floating(a), np.asarray(q, "float64")
     if method != "linear" or not ((q >= 0) & (q <= 1)).all():
         raise fail(DTypeError, f"numpy.{name}", f"method={method!r}, q={q}; expected 'linear' and 0 <= q <= 1")
-    axes = range(x.ndim) if axis is None else [i % x.ndim for i in (axis if isinstance(axis, tuple) else (axis,))]
+    axes = normalize_axis(axis, x.ndim, f"numpy.{name}")
     kept = [n for i, n in enumerate(x.shape) if i not in axes]
     shape = [1 if i in axes else n for i, n in enumerate(x.shape)] if keepdims else kept
     if not x.size:
@@ -260,7 +262,7 @@ def _np_ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Any:
 
 def _np_gradient(f: Any, *spacing: Any, axis: Any = None, edge_order: int = 1) -> Any:
     f = floating(f)
-    axes = range(f.ndim) if axis is None else [i % f.ndim for i in (axis if isinstance(axis, tuple) else (axis,))]
+    axes = normalize_axis(axis, f.ndim, "numpy.gradient")
     steps = spacing * len(axes) if len(spacing) == 1 else spacing or (1.0,) * len(axes)
     if len(steps) != len(axes) or edge_order not in (1, 2):
         raise fail(
@@ -297,37 +299,12 @@ def slope(f: Any, axis: int, h: Any, edge_order: int) -> Any:
 
 def _np_trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
     y = floating(y)
+    axis = one_axis(axis, y.ndim, "numpy.trapezoid")
     if x is not None:
         x = gg.asarray(operand(x, y))
-        dx = gg.diff(x, axis=axis) if x.ndim > 1 else gg.reshape(gg.diff(x), (-1, *(1,) * (y.ndim - axis % y.ndim - 1)))
+        dx = gg.diff(x, axis=axis) if x.ndim > 1 else gg.reshape(gg.diff(x), (-1, *(1,) * (y.ndim - axis - 1)))
     low, high = at_axis(y, axis, slice(None, -1)), at_axis(y, axis, slice(1, None))
     return gg.sum(dx * (low + high) / 2, axis=axis)
-
-
-def _np_interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None) -> Any:
-    x, xp, fp = map(floating, together([x, xp, fp]))
-    i = gg.clip(gg.searchsorted(xp, x.detach(), "right") - 1, 0, max(xp.size - 2, 0))
-    j = gg.minimum(i + 1, xp.size - 1)
-    x0, x1, y0, y1 = gg.take(xp, i), gg.take(xp, j), gg.take(fp, i), gg.take(fp, j)
-    inside = gg.where(x == x1, y1, y0 + (y1 - y0) / gg.where(x1 == x0, 1, x1 - x0) * (x - x0))
-    under = gg.where(x < xp[0], fp[0] if left is None else left, inside)
-    return gg.where(x > xp[-1], fp[-1] if right is None else right, under)
-
-
-def _np_convolve(a: Any, v: Any, mode: str = "full") -> Any:
-    a, v = gg.asarray(a), gg.asarray(v)
-    a, v = (a, v) if a.size >= v.size else (v, a)
-    if mode not in ("full", "same", "valid") or a.ndim != 1 or v.ndim != 1:
-        raise fail(ShapeError, "numpy.convolve", f"{describe(a)}, {describe(v)}, mode={mode!r}; expected two vectors")
-    whole = conv1d(a[None, None], gg.flip(v)[None, None], padding=0 if mode == "valid" else v.size - 1)[0, 0]
-    start = (v.size - 1) // 2
-    return whole[start : start + a.size] if mode == "same" else whole
-
-
-def _np_correlate(a: Any, v: Any, mode: str = "valid") -> Any:
-    if np.size(a) < np.size(v):
-        return gg.flip(_np_correlate(v, a, mode))
-    return _np_convolve(a, gg.flip(gg.asarray(v)), mode)
 
 
 # --- shapes
@@ -342,7 +319,7 @@ def _np_ndim(a: Any) -> int:
 
 
 def _np_size(a: Any, axis: Any = None) -> int:
-    return a.size if axis is None else a.shape[axis]  # type: ignore[no-any-return]
+    return a.size if axis is None else a.shape[one_axis(axis, a.ndim, "numpy.size")]  # type: ignore[no-any-return]
 
 
 def _np_copy(a: Any) -> Any:
@@ -425,7 +402,8 @@ def _np_block(arrays: Any) -> Any:
 
 def _np_array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
     if isinstance(indices_or_sections, (int, np.integer)):
-        long, extra = divmod(ary.shape[axis], int(indices_or_sections))
+        n = ary.shape[one_axis(axis, ary.ndim, "numpy.array_split")]
+        long, extra = divmod(n, int(indices_or_sections))
         sizes = [long + 1] * extra + [long] * (int(indices_or_sections) - extra)
         indices_or_sections = list(itertools.accumulate(sizes))[:-1]
     return gg.split(ary, indices_or_sections, axis)
@@ -452,13 +430,13 @@ def _np_flipud(m: Any) -> Any:
 
 
 def _np_rot90(m: Any, k: int = 1, axes: Sequence[int] = (0, 1)) -> Any:
-    i, j = axes
+    i, j = normalize_axis(tuple(axes), m.ndim, "numpy.rot90")
     turned = m if k % 2 == 0 else gg.swapaxes(m, i, j)
     return gg.flip(turned, axis={0: (), 1: i, 2: (i, j), 3: j}[k % 4])
 
 
 def _np_rollaxis(a: Any, axis: int, start: int = 0) -> Any:
-    axis, start = axis % a.ndim, start + a.ndim if start < 0 else start
+    axis, start = one_axis(axis, a.ndim, "numpy.rollaxis"), start + a.ndim if start < 0 else start
     return gg.moveaxis(a, axis, start - (axis < start))
 
 
@@ -486,8 +464,9 @@ def _np_meshgrid(*xi: Any, copy: bool = True, sparse: bool = False, indexing: st
 
 def _np_delete(arr: Any, obj: Any, axis: Any = None) -> Any:
     x = gg.flatten(arr) if axis is None else gg.asarray(arr)
-    kept = np.delete(np.arange(x.shape[axis or 0]), obj.numpy() if isinstance(obj, Tensor) else obj)
-    return gg.take(x, gg.asarray(kept, device=x.device), axis=axis or 0)
+    axis = one_axis(axis or 0, x.ndim, "numpy.delete")
+    kept = np.delete(np.arange(x.shape[axis]), obj.numpy() if isinstance(obj, Tensor) else obj)
+    return gg.take(x, gg.asarray(kept, device=x.device), axis=axis)
 
 
 def like(make: str, a: Any, dtype: Any, shape: Any, device: Any, *fill: Any) -> Any:
@@ -709,6 +688,11 @@ def _np_result_type(*arrays_and_dtypes: Any) -> Any:
 # --- ufuncs of two results, and those made of others
 
 
+def _np_i0(x: Any) -> Any:
+    """The modified Bessel function of the first kind of order 0."""
+    return gg.special.i0(x)
+
+
 def _np_divmod(x: Any, y: Any) -> Any:
     return gg.floor_divide(x, y), gg.remainder(x, y)
 
@@ -736,115 +720,3 @@ def _np_matvec(x: Any, y: Any) -> Any:
 
 def _np_vecmat(x: Any, y: Any) -> Any:
     return (gg.conj(x)[..., None, :] @ y)[..., 0, :]
-
-
-# --- products and linear algebra
-
-
-def _np_inner(a: Any, b: Any) -> Any:
-    a, b = together([a, b])
-    return a * b if not (a.ndim and b.ndim) else gg.tensordot(a, b, axes=((-1,), (-1,)))
-
-
-def _np_vdot(a: Any, b: Any) -> Any:
-    a, b = together([a, b])
-    return gg.vecdot(gg.flatten(a), gg.flatten(b))
-
-
-def _np_kron(a: Any, b: Any) -> Any:
-    return gg.linalg.kron(a, b)
-
-
-def _np_cross(a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: Any = None) -> Any:
-    axisa, axisb, axisc = (axisa, axisb, axisc) if axis is None else (axis,) * 3
-    a, b = together([a, b])
-    return gg.moveaxis(gg.linalg.cross(gg.moveaxis(a, axisa, -1), gg.moveaxis(b, axisb, -1)), -1, axisc)
-
-
-def _np_einsum(subscripts: str, *operands: Any) -> Any:
-    return gg.einsum(subscripts, *together(operands))
-
-
-def _np_polyval(p: Any, x: Any) -> Any:
-    return functools.reduce(lambda y, c: y * x + c, p, gg.zeros_like(x) if isinstance(x, Tensor) else 0 * x)
-
-
-def _np_vander(x: Any, N: Any = None, increasing: bool = False) -> Any:
-    powers = np.arange(len(x) if N is None else N)
-    return gg.stack([x ** int(k) for k in (powers if increasing else powers[::-1])], axis=1)
-
-
-def _linalg_norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    x = gg.asarray(x)
-    if ord is None or isinstance(axis, (int, np.integer)) or (axis is None and x.ndim == 1):
-        return gg.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=2 if ord is None else ord)
-    axis = (0, 1) if axis is None and x.ndim == 2 else axis
-    if not isinstance(axis, tuple) or len(axis) != 2:
-        raise fail(
-            ShapeError, "numpy.linalg.norm", f"{describe(x)}, axis={axis}, ord={ord!r}; expected one or two axes"
-        )
-    found = gg.linalg.matrix_norm(gg.moveaxis(x, axis, (-2, -1)), ord=ord)
-    return gg.expand_dims(found, tuple(i % x.ndim for i in axis)) if keepdims else found
-
-
-def _linalg_svd(a: Any, full_matrices: bool = True, compute_uv: bool = True) -> Any:
-    return gg.linalg.svd(a, full_matrices=full_matrices) if compute_uv else gg.linalg.svdvals(a)
-
-
-def _linalg_qr(a: Any, mode: str = "reduced") -> Any:
-    return gg.linalg.qr(a)[1] if mode == "r" else gg.linalg.qr(a, mode=mode)
-
-
-def _linalg_pinv(a: Any, rcond: Any = None, rtol: Any = None) -> Any:
-    return gg.linalg.pinv(a, rtol=rcond if rtol is None else rtol)
-
-
-def _linalg_cond(x: Any, p: Any = None) -> Any:
-    if p in (None, 2, -2):
-        s = gg.linalg.svdvals(x)
-        return s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]
-    return gg.linalg.matrix_norm(x, ord=p) * gg.linalg.matrix_norm(gg.linalg.inv(x), ord=p)
-
-
-def _linalg_multi_dot(arrays: Any) -> Any:
-    return functools.reduce(gg.dot, arrays)
-
-
-def several(name: str) -> Call:
-    """A two-dimensional transform: the one over several axes, over the last two."""
-
-    def transform(a: Any, s: Any = None, axes: Any = (-2, -1), norm: Any = None) -> Any:
-        return public(f"fft.{name}")(a, s=s, axes=axes, norm=norm or "backward")
-
-    return transform
-
-
-_fft_fft2, _fft_ifft2, _fft_rfft2, _fft_irfft2 = map(several, ("fftn", "ifftn", "rfftn", "irfftn"))
-
-
-def _linalg_lstsq(a: Any, b: Any, rcond: Any = None) -> tuple[Any, Any, int, Any]:
-    """Residuals are empty unless the columns are independent and fewer than the rows; the rank is a number."""
-    a, b = gg.asarray(a), gg.asarray(b)
-    x, off, rank, values = gg.linalg.lstsq(a, b, rtol=rcond)
-    known = int(rank) == a.shape[1] < a.shape[0]
-    off = (off if b.ndim > 1 else gg.reshape(off, (1,))) if known else gg.zeros((0,), dtype=x.dtype, device=x.device)
-    return x, off, int(rank), values
-
-
-# --- scipy.special
-
-
-def _special_ndtr(x: Any) -> Any:
-    return gg.erfc(x * -math.sqrt(0.5)) / 2
-
-
-def _special_xlog1py(x: Any, y: Any) -> Any:
-    return gg.xlogy(x, 1 + y)
-
-
-def _special_entr(x: Any) -> Any:
-    return gg.where(x < 0, -math.inf, -gg.xlogy(x, x))
-
-
-def _special_rel_entr(x: Any, y: Any) -> Any:
-    return gg.where((x > 0) & (y > 0), gg.xlogy(x, x / y), gg.where((x == 0) & (y >= 0), 0.0, math.inf))

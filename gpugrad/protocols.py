@@ -4,17 +4,20 @@ NumPy asks an argument's class before it runs a ufunc (`__array_ufunc__`) or ano
 Both look the function up by its name, once: in `gpugrad.numpy_functions` where NumPy
 means something else than we do, otherwise in the namespace of gpugrad; so do the ufuncs of scipy.special. Arguments are
 NumPy's, with its names and defaults; dtypes are ours (a float32 tensor stays float32). A function that has no
-counterpart raises DTypeError.
+counterpart raises DTypeError. Those for which gpugrad has no name of its own are found there by NumPy's name as well:
+`gpugrad.kron`, `gpugrad.linalg.norm`.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import itertools
 import sys
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,19 +38,20 @@ RENAMED = {
     "invert": "bitwise_invert", "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift",
     **{f"arc{n}": f"a{n}" for n in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
 }  # fmt: skip
-SPECIAL = {"expit": "sigmoid", "log_expit": "log_sigmoid", "gammaln": "lgamma", "psi": "digamma"}  # of scipy.special
 HINTS = {
-    "apply_along_axis": "gpugrad.vmap does this", "putmask": "use gpugrad.where", "place": "use gpugrad.where",
-    **dict.fromkeys(("put", "put_along_axis", "fill_diagonal"), "use x.at[index].set(values)"),
-    "insert": "use np.concatenate", "partition": "use np.sort", "argpartition": "use np.argsort or gpugrad.topk",
+    "in1d": "use np.isin", "roots": "they may be complex, as eigenvalues are, which have no gradients yet",
     "linalg.eig": "np.linalg.eigh has gradients, for symmetric matrices", "linalg.eigvals": "use np.linalg.eigvalsh",
 }  # fmt: skip
 OTHERWISE = "use functions of gpugrad, or x.detach().numpy() for NumPy's answer on the values alone"
 NO_EFFECT = frozenset({"subok", "kind", "optimize", "overwrite_input", "assume_unique", "order", "sorted", "stable"})
-ARRAYS = frozenset({"a", "A", "b", "x", "y", "x1", "x2", "v", "m", "arr", "ary", "array", "element", "test_elements"})
+ARRAYS = frozenset(
+    {"a", "A", "b", "f", "m", "p", "u", "v", "x", "y", "z", "a1", "a2", "ar", "ar1", "ar2", "x1", "x2", "xp", "fp",
+     "arr", "ary", "array", "element", "test_elements", "val", "values", "weights"}
+)  # fmt: skip
+IN_PLACE = frozenset({"copyto", "fill_diagonal", "place", "put", "put_along_axis", "putmask"})
 VALUES = frozenset(  # what reads values for people and files, where no derivative is lost
     {"array_repr", "array_str", "array2string", "save", "savetxt", "savez", "savez_compressed", "shares_memory",
-     "may_share_memory"}
+     "may_share_memory", "einsum_path"}
 )  # fmt: skip
 
 
@@ -55,7 +59,7 @@ def public(name: str) -> Any:
     """What `gpugrad.<name>` is, or None; the name may have dots."""
     found: Any = gg
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = vars(found).get(part) if isinstance(found, ModuleType) else None
     return found if callable(found) else None
 
 
@@ -77,6 +81,14 @@ def operand(x: Any, like: Any) -> Any:
 def first_tensor(values: Any) -> Any:
     """The first Tensor among arguments, or None."""
     return next((v for v in tree_leaves(list(values)) if isinstance(v, Tensor)), None)
+
+
+def arrays(values: list[Any]) -> list[Any]:
+    """Arrays as Tensors; so are numbers in lists, which go by the first Tensor among them."""
+    tensors = [gg.asarray(v) if backends.is_raw(v) else v for v in values]
+    like = first_tensor(tensors)
+    lists = (list, tuple)
+    return [(gg.asarray(v) if like is None else weak(v, like)) if isinstance(v, lists) else v for v in tensors]
 
 
 def write(out: Any, result: Any, name: str) -> Any:
@@ -113,7 +125,9 @@ class Ufuncs(dict[Any, Call]):
         else:
             module = "scipy.special" if getattr(sys.modules.get("scipy.special"), name, None) is ufunc else "ufunc"
             if module == "scipy.special":
-                found = own(f"_special_{name}") or public(SPECIAL.get(name, name))
+                from gpugrad import special  # has SciPy's names
+
+                found = getattr(special, name, None)
         if found is None:
             raise refusal(name, module)
         self[ufunc] = found
@@ -176,10 +190,15 @@ def reduction(name: str, x: Any, axis: Any, dtype: Any, keepdims: Any, initial: 
     return public(COMBINE[name])(result, initial) if started and name in COMBINE else result
 
 
+RUNNING = {
+    "add": "cumulative_sum", "multiply": "cumulative_prod", "maximum": "cumulative_max", "minimum": "cumulative_min",
+}  # fmt: skip
+
+
 def accumulate(ufunc: Any, x: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
     """`ufunc.accumulate`: all partial results along an axis."""
     x = gg.asarray(x) if dtype is None else gg.astype(gg.asarray(x), dtype)
-    name = {"add": "cumulative_sum", "multiply": "cumulative_prod"}.get(ufunc.__name__)
+    name = RUNNING.get(ufunc.__name__)
     if name or not x.shape[axis]:
         return public(name)(x, axis=axis) if name else x
     return gg.stack(list(itertools.accumulate(gg.unstack(x, axis=axis), UFUNCS[ufunc])), axis=axis)
@@ -324,10 +343,84 @@ def raw_type(cls: type) -> bool:
 
 
 def own(name: str) -> Call | None:
-    """Our own version of a function of NumPy's or SciPy's."""
-    from gpugrad import numpy_functions  # at the first use: most programs never ask
+    """Our own version of a function of NumPy's."""
+    return next((vars(part)[name] for part in parts() if name in vars(part)), None)
 
-    return getattr(numpy_functions, name, None)
+
+@functools.cache
+def parts() -> tuple[ModuleType, ...]:
+    """The modules with our own versions, imported at the first use: most programs never ask."""
+    return tuple(importlib.import_module(f"gpugrad.numpy_{part}") for part in ("functions", "matrices", "sets"))
+
+
+# --- NumPy's functions by our name ----------------------------------------------------------------------------
+
+
+@functools.cache
+def namesake(name: str) -> Call:
+    """`gpugrad.<name>` where that is a function of NumPy: its arguments, of which arrays and lists become Tensors.
+
+    Raises AttributeError where there is none, or none of ours that answers to it.
+    """
+    space, _, last = name.rpartition(".")
+    missing = AttributeError(f"module {'gpugrad' + (space and '.') + space!r} has no attribute {last!r}")
+    func = getattr(getattr(np, space) if space else np, last, None)
+    if last.startswith("_") or last in IN_PLACE or not (callable(func) or space):
+        raise missing  # an array that becomes a Tensor cannot be written to
+    ours, run = own(f"_{space or 'np'}_{last}"), cast(Call, None)
+    try:
+        if isinstance(func, np.ufunc):
+            ours, run = UFUNCS[func], functools.partial(call, func)
+        elif hasattr(func, "_implementation") and last not in VALUES:
+            run = FUNCTIONS[func]
+        elif ours is not None:  # NumPy has no such function, or it is no concern of its arguments
+            run, func = ours, ours
+        else:
+            raise missing
+    except DTypeError:
+        raise missing from None
+    try:
+        signature = inspect.signature(func)  # type: ignore[arg-type]
+    except ValueError:  # functions written in C, in old versions
+        signature = inspect.signature(ours or run)
+    loose = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_POSITIONAL), None)
+
+    def offered(*args: Any, **given: Any) -> Any:
+        if isinstance(func, np.ufunc):
+            return run(*arrays(list(args)), **given)
+        bound = signature.bind(*args, **given)
+        chosen = [n for n in bound.arguments if n in ARRAYS]
+        bound.arguments.update(zip(chosen, arrays([bound.arguments[n] for n in chosen])))
+        if loose in bound.arguments:
+            bound.arguments[loose] = tuple(arrays(list(bound.arguments[loose])))
+        return run(*bound.args, **bound.kwargs)
+
+    offered.__name__, offered.__qualname__, offered.__module__ = last, last, "gpugrad" + (space and f".{space}")
+    offered.__signature__ = signature  # type: ignore[attr-defined]
+    offered.__doc__ = getattr(ours, "__doc__", None) or f"NumPy's {name}: with gradients, if it has them."
+    return offered
+
+
+def offer(module: ModuleType, prefix: str) -> None:
+    """Let a module find the functions of NumPy that it has no name of its own for."""
+    module.__getattr__ = lambda name: namesake(prefix + name)  # type: ignore[method-assign]
+    module.__dir__ = lambda: sorted({*vars(module), *offers(prefix)})  # type: ignore[method-assign]
+
+
+@functools.cache
+def offers(prefix: str) -> tuple[str, ...]:
+    """The names that `namesake` knows: of NumPy, or of one of its parts."""
+    space, mark = getattr(np, prefix[:-1]) if prefix else np, f"_{prefix[:-1] or 'np'}_"
+    mine = {n.removeprefix(mark) for part in parts() for n in vars(part) if n.startswith(mark)}
+    return tuple(sorted(n for n in {*dir(space), *mine} if offered_as(prefix + n)))
+
+
+def offered_as(name: str) -> bool:
+    """Whether `namesake` knows a name."""
+    try:
+        return namesake(name) is not None
+    except AttributeError:
+        return False
 
 
 Tensor.__array_ufunc__ = Ufunc(lambda self: None)  # type: ignore[attr-defined]

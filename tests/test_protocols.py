@@ -14,7 +14,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import Tensor, protocols
-from gpugrad.errors import DeviceError, DTypeError, GraphError, RangeError, ShapeError
+from gpugrad.errors import DTypeError, GpugradError, GraphError, ShapeError
 
 from .test_budgets import BENCH
 
@@ -31,39 +31,39 @@ IDS = np.array([2, 0, 2, 1])
 
 DIFFERENTIABLE = """
 
-np.sin(x) np.cos(x) np.tan(x) np.arcsin(x/2) np.arccos(x/2) np.arctan(x) np.sinh(x) np.cosh(x) np.tanh(x)
-np.arcsinh(x) np.arccosh(x+1) np.arctanh(x/2) np.exp(x) np.exp2(x) np.expm1(x) np.log(x) np.log2(x) np.log10(x)
-np.log1p(x) np.sqrt(x) np.cbrt(x) np.square(x) np.reciprocal(x) np.negative(x) np.positive(x) np.absolute(x)
-np.fabs(x) np.sign(x) np.floor(x) np.ceil(x) np.trunc(x) np.rint(x) np.deg2rad(x) np.rad2deg(x) np.degrees(x)
-np.radians(x) np.conjugate(x) np.sinc(x) np.add(x,B) np.subtract(B,x) np.multiply(x,V) np.divide(x,B)
-np.true_divide(B,x) np.power(x,B) np.float_power(x,2) np.maximum(x,B) np.minimum(x,B) np.fmax(x,B) np.fmin(x,B)
-np.arctan2(x,B) np.hypot(x,B) np.logaddexp(x,B) np.logaddexp2(x,B) np.copysign(x,-B) np.fmod(x,B) np.fmod(-x,B/3)
-np.fmod(x,0.7) np.remainder(x,B) np.float_power(0.1,x) np.ldexp(x,IDS) np.power(0.1,x) np.fmod(0.7,x)
-np.mod(x,B) np.floor_divide(x,B) np.heaviside(x,B) np.ldexp(x,2) np.add(x,[1,2,3,4]) np.add(x,1) np.add([[1.5]],x)
-np.multiply(2.5,x) np.matmul(x,B.T) np.vecdot(x,B) np.modf(x)[0] np.divmod(x,B)[1] np.add(x,B,dtype='float64')
-np.exp(x,order='C') np.add.reduce(x) np.add.reduce(x,axis=None) np.add.reduce(x,1,keepdims=True)
-np.multiply.reduce(x,axis=1) np.maximum.reduce(x,axis=1) np.minimum.reduce(x) np.subtract.reduce(x,axis=1)
-np.logaddexp.reduce(x,axis=1) np.add.reduce(x,axis=1,initial=2.0) np.maximum.reduce(x,axis=1,initial=0.9)
-np.add.reduce(x,where=MASK) np.maximum.reduce(x,axis=0,initial=0.0,where=MASK) np.divide.reduce(x,axis=0,initial=2.0)
-np.add.accumulate(x) np.multiply.accumulate(x,axis=1) np.maximum.accumulate(x,axis=1) np.add.outer(x,V)
-np.multiply.outer(V,x) np.subtract.outer(x,x) np.sum(x) np.sum(x,0) np.sum(x,axis=(0,1),keepdims=True)
-np.sum(x,1,np.float64) np.sum(x,axis=1,initial=2) np.sum(x,where=MASK) np.sum(x,axis=-1,where=MASK) np.prod(x)
-np.prod(x,axis=1) np.prod(x,where=MASK) np.mean(x) np.mean(x,axis=0) np.mean(x,-1,keepdims=True) np.mean(x,where=MASK)
-np.mean(x,axis=1,where=MASK) np.var(x) np.var(x,0) np.var(x,ddof=1) np.var(x,axis=1,ddof=1,keepdims=True) np.std(x)
-np.std(x,axis=1) np.std(x,ddof=1) np.std(x,0,None,None,1) np.var(x,axis=1,correction=1) np.max(x) np.max(x,axis=1)
-np.amax(x,0) np.min(x) np.amin(x,axis=1,keepdims=True) np.max(x,axis=1,initial=1.0)
-np.max(x,axis=1,initial=0.0,where=MASK) np.ptp(x) np.ptp(x,axis=1) np.average(x) np.average(x,axis=0)
-np.average(x,weights=B) np.average(x,axis=1,weights=V) np.average(x,axis=1,weights=V,returned=True)[0]
-np.average(B,axis=1,weights=x[0]) np.average(x,axis=0,weights=[1,2,3]) np.median(x) np.median(x,axis=0)
-np.median(x,axis=1,keepdims=True) np.quantile(x,0.3) np.quantile(x,[0.1,0.5,1.0],axis=1) np.percentile(x,40,axis=0)
-np.quantile(x,0.25,axis=(0,1),keepdims=True) np.percentile(x,[[0,50],[75,100]],axis=1) np.nansum(h)
-np.nansum(h,axis=1) np.nanprod(h,axis=1) np.nanmean(h) np.nanmean(h,axis=0) np.nanmax(h,axis=1) np.nanmin(h,axis=1)
-np.nanvar(h,axis=1) np.nanstd(h,axis=1,ddof=1) np.nancumsum(h,axis=1) np.nancumprod(h,axis=1) np.nan_to_num(h)
-np.nan_to_num(h,nan=3.0) np.cov(x) np.cov(x,rowvar=False) np.cov(x,B) np.cov(x,bias=True) np.cov(x[0]) np.corrcoef(x)
-np.corrcoef(x[0],x[1]) np.cumsum(x) np.cumsum(x,1) np.cumsum(x,axis=0) np.cumprod(x) np.cumprod(x,axis=1) np.sort(x)
-np.sort(x,axis=0) np.sort(x,axis=None) np.diff(x) np.diff(x,2) np.diff(x,axis=0) np.diff(x,prepend=0.5)
-np.diff(x,axis=0,append=B) np.ediff1d(x) np.ediff1d(x,to_begin=[1,2],to_end=3) np.gradient(x)[0] np.gradient(x)[1]
-np.gradient(x,axis=1) np.gradient(x,2.0,axis=0) np.gradient(x,0.5,2.0)[1] np.gradient(x,np.cumsum(V),axis=1)
+np.sin(x) np.cos(x) np.tan(x) np.arcsin(x/2) np.arccos(x/2) np.arctan(x) np.sinh(x) np.cosh(x) np.tanh(x) np.arcsinh(x)
+np.arccosh(x+1) np.arctanh(x/2) np.exp(x) np.exp2(x) np.expm1(x) np.log(x) np.log2(x) np.log10(x) np.log1p(x)
+np.sqrt(x) np.cbrt(x) np.square(x) np.reciprocal(x) np.negative(x) np.positive(x) np.absolute(x) np.fabs(x) np.sign(x)
+np.floor(x) np.ceil(x) np.trunc(x) np.rint(x) np.deg2rad(x) np.rad2deg(x) np.degrees(x) np.radians(x) np.conjugate(x)
+np.sinc(x) np.add(x,B) np.subtract(B,x) np.multiply(x,V) np.divide(x,B) np.true_divide(B,x) np.power(x,B)
+np.float_power(x,2) np.maximum(x,B) np.minimum(x,B) np.fmax(x,B) np.fmin(x,B) np.arctan2(x,B) np.hypot(x,B)
+np.logaddexp(x,B) np.logaddexp2(x,B) np.copysign(x,-B) np.fmod(x,B) np.fmod(-x,B/3) np.fmod(x,0.7) np.remainder(x,B)
+np.float_power(0.1,x) np.ldexp(x,IDS) np.power(0.1,x) np.fmod(0.7,x) np.mod(x,B) np.floor_divide(x,B) np.heaviside(x,B)
+np.ldexp(x,2) np.add(x,[1,2,3,4]) np.add(x,1) np.add([[1.5]],x) np.multiply(2.5,x) np.matmul(x,B.T) np.vecdot(x,B)
+np.modf(x)[0] np.divmod(x,B)[1] np.add(x,B,dtype='float64') np.exp(x,order='C') np.add.reduce(x)
+np.add.reduce(x,axis=None) np.add.reduce(x,1,keepdims=True) np.multiply.reduce(x,axis=1) np.maximum.reduce(x,axis=1)
+np.minimum.reduce(x) np.subtract.reduce(x,axis=1) np.logaddexp.reduce(x,axis=1) np.add.reduce(x,axis=1,initial=2.0)
+np.maximum.reduce(x,axis=1,initial=0.9) np.add.reduce(x,where=MASK) np.maximum.reduce(x,axis=0,initial=0.0,where=MASK)
+np.divide.reduce(x,axis=0,initial=2.0) np.add.accumulate(x) np.multiply.accumulate(x,axis=1)
+np.maximum.accumulate(x,axis=1) np.add.outer(x,V) np.multiply.outer(V,x) np.subtract.outer(x,x) np.sum(x) np.sum(x,0)
+np.sum(x,axis=(0,1),keepdims=True) np.sum(x,1,np.float64) np.sum(x,axis=1,initial=2) np.sum(x,where=MASK)
+np.sum(x,axis=-1,where=MASK) np.prod(x) np.prod(x,axis=1) np.prod(x,where=MASK) np.mean(x) np.mean(x,axis=0)
+np.mean(x,-1,keepdims=True) np.mean(x,where=MASK) np.mean(x,axis=1,where=MASK) np.var(x) np.var(x,0) np.var(x,ddof=1)
+np.var(x,axis=1,ddof=1,keepdims=True) np.std(x) np.std(x,axis=1) np.std(x,ddof=1) np.std(x,0,None,None,1)
+np.var(x,axis=1,correction=1) np.max(x) np.max(x,axis=1) np.amax(x,0) np.min(x) np.amin(x,axis=1,keepdims=True)
+np.max(x,axis=1,initial=1.0) np.max(x,axis=1,initial=0.0,where=MASK) np.ptp(x) np.ptp(x,axis=1) np.average(x)
+np.average(x,axis=0) np.average(x,weights=B) np.average(x,axis=1,weights=V)
+np.average(x,axis=1,weights=V,returned=True)[0] np.average(B,axis=1,weights=x[0]) np.average(x,axis=0,weights=[1,2,3])
+np.median(x) np.median(x,axis=0) np.median(x,axis=1,keepdims=True) np.quantile(x,0.3)
+np.quantile(x,[0.1,0.5,1.0],axis=1) np.percentile(x,40,axis=0) np.quantile(x,0.25,axis=(0,1),keepdims=True)
+np.percentile(x,[[0,50],[75,100]],axis=1) np.nansum(h) np.nansum(h,axis=1) np.nanprod(h,axis=1) np.nanmean(h)
+np.nanmean(h,axis=0) np.nanmax(h,axis=1) np.nanmin(h,axis=1) np.nanvar(h,axis=1) np.nanstd(h,axis=1,ddof=1)
+np.nancumsum(h,axis=1) np.nancumprod(h,axis=1) np.nan_to_num(h) np.nan_to_num(h,nan=3.0) np.cov(x)
+np.cov(x,rowvar=False) np.cov(x,B) np.cov(x,bias=True) np.cov(x[0]) np.corrcoef(x) np.corrcoef(x[0],x[1]) np.cumsum(x)
+np.cumsum(x,1) np.cumsum(x,axis=0) np.cumprod(x) np.cumprod(x,axis=1) np.sort(x) np.sort(x,axis=0) np.sort(x,axis=None)
+np.diff(x) np.diff(x,2) np.diff(x,axis=0) np.diff(x,prepend=0.5) np.diff(x,axis=0,append=B) np.ediff1d(x)
+np.ediff1d(x,to_begin=[1,2],to_end=3) np.gradient(x)[0] np.gradient(x)[1] np.gradient(x,axis=1)
+np.gradient(x,2.0,axis=0) np.gradient(x,0.5,2.0)[1] np.gradient(x,np.cumsum(V),axis=1)
 np.gradient(x,0.5,axis=1,edge_order=2) np.gradient(x,np.cumsum(V),axis=1,edge_order=2) np.gradient(V,np.cumsum(x[0]))
 np.gradient(x[0]) np.trapezoid(x) np.trapezoid(x,dx=0.5,axis=0) np.trapezoid(x,V) np.trapezoid(B,x)
 np.trapezoid(x,[0,1,3],axis=0) np.interp(x,[0.0,1.0,2.5],[1.0,3.0,2.0]) np.interp([0.35,0.9,9.0],np.sort(x[0]),V)
@@ -112,7 +112,27 @@ np.linalg.matrix_power(m,3) np.linalg.matrix_power(m,-1) np.linalg.multi_dot([x.
 np.linalg.cond(m,1) np.linalg.cond(m,-2) np.linalg.matrix_norm(x) np.linalg.vector_norm(x,axis=1)
 np.linalg.outer(x[0],V) np.linalg.matmul(x,B.T) np.linalg.trace(m) np.linalg.diagonal(x,offset=1)
 np.linalg.cross(x[:,:3],B[:,:3]) np.linalg.tensordot(x,B) np.linalg.vecdot(x,B) np.linalg.matrix_transpose(x) V+x V-x
-V*x V/x V**x V@x.T np.float64(2)+x np.float64(2)-x np.float64(2)*x np.float64(2)/x np.float64(2)**x x@V x+V
+V*x V/x V**x V@x.T np.maximum.accumulate(x) np.minimum.accumulate(x,axis=1) np.maximum.accumulate(h,axis=1)[:,:2]
+np.partition(x,2)[:,2] np.insert(x,1,V,axis=0) np.insert(x,[0,5],7.0) np.insert(V,MASK[0],x[0,:2])
+np.insert(x,[],1.0,axis=0) np.insert(x,[1,1,3],B[:,:3],axis=1) np.insert(x,-1,x[0],0) np.insert(V,2,x[0])
+np.insert(x,slice(0,2),0.5,axis=1) np.insert(x,0,[1.0,2.0,3.0],axis=1) np.resize(x,(2,3)) np.resize(x,15)
+np.unwrap(5*x) np.unwrap(5*x,axis=0) np.unwrap(x,period=0.7) np.unwrap(5*x,discont=4) np.trim_zeros(np.pad(x[0],2))
+np.trim_zeros(np.pad(x[0],2),'b') np.choose(IDS%3,x) np.choose(MASK.astype(int),[x,B])
+np.choose(IDS-3,[x[0],V],mode='wrap') np.choose(IDS,[x[0],V],mode='clip') np.piecewise(x,[x<0.8,x>1.2],[np.sin,2.0])
+np.piecewise(x,[x<0.8,x>1.2],[np.sin,2.0,np.cos]) np.piecewise(x[0],x[0]>1,[np.exp]) np.i0(3*x) np.frexp(5*x)[0]
+np.apply_along_axis(np.cumsum,1,x) np.apply_along_axis(np.sum,0,x) np.apply_along_axis(np.diag,1,x)
+np.apply_over_axes(np.sum,x,[0,1]) np.apply_over_axes(np.max,x,1) np.histogram(B,4,weights=x)[0]
+np.histogram(V,[0.3,0.9,1.7],weights=x[0])[0] np.histogram(B,3,(0.5,1.2),weights=x,density=True)[0]
+np.histogram2d(V,B[0],3,weights=x[0])[0] np.histogramdd(B,2,weights=x[:,0])[0] np.poly(x[0]) np.polyadd(x[0],V[:2])
+np.polyadd(V[:2],x[0]) np.polysub(V,x[0,:3]) np.polymul(x[0],V[:3]) np.polydiv(x[0],V[:2])[0] np.polydiv(V,x[0,:2])[1]
+np.polydiv(V[:2],x[0])[0] np.polyder(x[0]) np.polyder(x[0],2) np.polyint(x[0]) np.polyint(x[0],2,[1.0,2.0])
+np.polyfit(np.cumsum(V),x[0],2) np.polyfit(np.cumsum(x[0]),V,1) np.polyfit(np.cumsum(V),x.T,1)
+np.polyfit(np.cumsum(V),x[0],1,w=V) np.polyval([[1.0],[2.0]],x) np.linalg.tensorinv(m[None,:,:,None],2)
+np.linalg.tensorsolve(m[:,None,None,:],B[:,:1]) np.linalg.tensorsolve(m,x[:,0]) np.linalg.tensorsolve(m,B[:,0],(0,))
+np.linalg.multi_dot([x[:,0],m,x,V]) np.linalg.multi_dot([V,x.T,m]) np.linalg.multi_dot([x,V]) np.real_if_close(x)
+np.linalg.norm(x,0,axis=1)*np.sum(x) np.pad(x,2,'linear_ramp') np.pad(x,((1,0),(0,2)),'mean') np.pad(x,1,'maximum')
+np.pad(x,1,'minimum') np.pad(x,2,'linear_ramp',end_values=1.5) np.float64(2)+x np.float64(2)-x np.float64(2)*x
+np.float64(2)/x np.float64(2)**x x@V x+V
 """.split()  # noqa: SIM905
 CONSTANT = """
 
@@ -137,7 +157,18 @@ np.isreal(x) np.iscomplex(x) np.can_cast(x.dtype,'float32') np.linalg.matrix_ran
 np.array2string(x) np.shares_memory(x,V) np.empty_like(x)*0 np.angle(x) np.angle(-x,deg=True) np.fft.fft(c)
 np.fft.ifft(c,axis=0) np.fft.rfft(c,6) np.fft.irfft(c,5,0) np.fft.fft2(c) np.fft.fftn(c,axes=(0,1),norm='ortho')
 np.fft.rfft2(c) np.fft.irfft2(c,(3,4)) np.fft.ifft2(c) np.fft.fftshift(c) np.fft.ifftshift(c,axes=1) np.fft.hfft(c,6)
-np.fft.ihfft(c) np.fft.rfftn(c) np.fft.irfftn(c) np.fft.ifftn(c)
+np.histogram(x)[0] np.histogram(x)[1] np.histogram(x,[0.3,0.9,1.7])[0] np.histogram(x,5,(0.5,1.0),True)[0]
+np.histogram(x,'auto')[1] np.histogram_bin_edges(x,7) np.histogram2d(x[0],V)[0] np.histogram2d(x[0],V,[2,3])[2]
+np.histogramdd(x,2)[0] np.histogramdd([x[0],V],(2,3),density=True)[0] np.histogram(k,3)[0] np.union1d(k,[7,3])
+np.intersect1d(k,[0,3,9]) np.intersect1d(k,[3,0,9],return_indices=True)[1] np.setdiff1d(k,[0,3])
+np.intersect1d(k,[3,0,9],return_indices=True)[2] np.setxor1d(k,[0,3,9]) np.setdiff1d([5,1,0],k,assume_unique=True)
+np.gcd(k,6) np.gcd(k*6,[4,9,0,8]) np.lcm(k,6) np.lcm(k-2,IDS) np.lexsort((k[0],k[1])) np.lexsort(k%2)
+np.unravel_index(k,(2,3))[0] np.unravel_index(k,(2,3))[1] np.ravel_multi_index((k%3,k%2),(3,2))
+np.ravel_multi_index((k,k),(3,2),mode='clip') np.ix_(k[0],[0,2])[0]
+np.ravel_multi_index((k,k),(3,2),mode=('wrap','clip')) np.ix_(k[0],[True,False,True])[1] np.spacing(x) np.spacing(-x)
+np.frexp(x)[1] np.frexp(-5*x)[1] np.sort(np.argpartition(x,2)) np.trim_zeros(k[0]) np.resize(k,3) np.polyder(k[0])
+np.polymul(k[0],[1,2]) np.partition(k,1) np.einsum_path('ij,jk',x,x.T)[0] np.fft.ihfft(c) np.fft.rfftn(c)
+np.fft.irfftn(c) np.fft.ifftn(c)
 """.split()  # noqa: SIM905
 
 
@@ -202,7 +233,10 @@ def test_numpys_function_without_a_derivative(text):
 UFUNCS_OF_SCIPY = """
 special.erf(x) special.erfc(x) special.expit(x) special.logit(x/2) special.log_expit(x) special.xlogy(x,B)
 special.xlogy(x,y) special.exp2(x) special.expm1(x) special.log1p(x) special.cbrt(x) special.ndtr(x) special.entr(x)
-special.rel_entr(x,y) special.xlog1py(x,y)
+special.rel_entr(x,y) special.xlog1py(x,y) special.erfcx(x) special.erfcinv(x) special.erfinv(x/2) special.ndtri(x/2)
+special.log_ndtr(x-2) special.kl_div(x,y) special.i0(9*x) special.i0e(x) special.i1(-x) special.i1e(9*x)
+special.gammainc(x,y) special.gammainc(2,9*x) special.gammaincc(9*x,B) special.gammaln(x) special.psi(x)
+special.betaln(x,30*y) special.beta(x,y) special.betainc(x,9*y,B/2) special.betainc(3,V,x/2)
 """.split()  # noqa: SIM905
 BY_ARRAY_API = """
 special.logsumexp(x) special.logsumexp(x,axis=1) special.softmax(x,axis=1) special.log_softmax(x,axis=1)
@@ -404,11 +438,22 @@ def test_out_refuses():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("np.histogram(x)", r"\[numpy.histogram\] gpugrad has no such function"),
-        ("np.apply_along_axis(np.sum, 0, x)", "gpugrad.vmap does this"),
+        ("np.packbits(x)", r"\[numpy.packbits\] gpugrad has no such function"),
+        ("np.roots(x[0])", "eigenvalues"),
         ("np.linalg.eig(m)", r"\[numpy.linalg.eig\].*eigh"),
-        ("np.frexp(x)", r"\[numpy.frexp\] gpugrad has no such function"),
-        ("np.put(x, 0, 1.0)", r"x.at\[index\].set"),
+        ("np.bitwise_count(x)", r"\[numpy.bitwise_count\] gpugrad has no such function"),
+        ("np.put(x, 0, 1.0)", "leaf"),
+        ("np.gcd(x, 2)", "expected integers"),
+        ("np.unravel_index(gg.tensor([7]), (2, 3))", "0 <= position < 6"),
+        ("np.ravel_multi_index((gg.tensor([3]), gg.tensor([0])), (3, 2))", "0 <= position < 3"),
+        ("np.choose(gg.tensor([2]), [x[0, :1], x[1, :1]])", "0 <= position < 2"),
+        ("np.insert(x, 9, 0.0, axis=0)", r"\[numpy.insert\] positions \[9\]"),
+        ("np.insert(x, 1.5, 0.0)", r"\[numpy.insert\] positions 1.5: expected integers"),
+        ("np.linalg.multi_dot([x])", "1 arrays; expected two or more"),
+        ("np.linalg.tensorinv(x[None])", "not a square matrix"),
+        ("np.linalg.tensorsolve(x, x[0])", "no square matrix"),
+        ("np.piecewise(x, [x > 1], [1, 2, 3])", "3 functions for 1 conditions"),
+        ("np.polyfit(x[0], x[1], 1, full=True)", "full=True is not supported"),
         ("np.add.at(x, 0, 1.0)", r"\[numpy.add.at\].*x.at\[index\].add"),
         ("np.add.reduceat(x, [0, 1])", r"\[numpy.add.reduceat\]"),
         ("np.take(x, [0], mode='clip')", r"\[numpy.take\] mode='clip' is not supported"),
@@ -425,15 +470,15 @@ def test_out_refuses():
 )
 def test_what_cannot_be_followed_says_so(text, message):
     x = gg.tensor(A, requires_grad=True)
-    names = {"np": np, "x": x, "m": x[:, :3] @ x[:, :3].T, "MASK": MASK}
-    with pytest.raises((DTypeError, ShapeError, DeviceError, RangeError, TypeError), match=message):
+    names = {"np": np, "gg": gg, "x": x, "m": x[:, :3] @ x[:, :3].T, "MASK": MASK}
+    with pytest.raises((GpugradError, TypeError), match=message):
         eval(text, names)
 
 
 def test_an_error_names_the_users_line():
     x = gg.tensor(A)
     with pytest.raises(DTypeError) as caught:
-        np.histogram(x)
+        np.packbits(x)
     assert "test_protocols.py" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
 
@@ -452,12 +497,8 @@ def test_asarray_of_a_graph_is_still_refused():
 
 
 REFUSED = """
-apply_along_axis apply_over_axes argpartition bitwise_count busday_count busday_offset choose common_type
-datetime_as_string einsum_path fill_diagonal frexp gcd histogram histogram2d histogram_bin_edges histogramdd i0 in1d
-insert intersect1d is_busday isnat ix_ lcm lexsort linalg.eig linalg.eigvals linalg.tensorinv
-linalg.tensorsolve min_scalar_type packbits partition piecewise place poly polyadd polyder polydiv polyfit polyint
-polymul polysub put put_along_axis putmask ravel_multi_index real_if_close resize roots setdiff1d setxor1d
-sort_complex spacing trim_zeros union1d unpackbits unravel_index unwrap
+bitwise_count busday_count busday_offset common_type datetime_as_string in1d is_busday isnat linalg.eig linalg.eigvals
+min_scalar_type packbits roots sort_complex unpackbits
 """.split()  # noqa: SIM905
 
 

@@ -8,8 +8,7 @@ primitive, `scatter_rows`: rows added up at row numbers.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,20 @@ import numpy as np
 from gpugrad import backends
 from gpugrad.define import general, linear, multilinear, nondiff, update
 from gpugrad.dtypes import get_default_dtype, is_float
-from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.errors import DTypeError, GraphError, RangeError, ShapeError, describe, fail
 from gpugrad.launch import index as launch
 from gpugrad.launch.index import ARRAY, FULL, Index, block
 from gpugrad.layered import LAYERS, innermost
 from gpugrad.op import RECORDING
-from gpugrad.ops._axes import one_axis
+from gpugrad.operands import explain_failure
+from gpugrad.ops._axes import one_axis, whole
 from gpugrad.ops.shape import astype, broadcast_to, flatten, operand, reshape
 from gpugrad.tensor import Tensor
 
-__all__ = ["argsort", "nonzero", "one_hot", "searchsorted", "sort", "take", "take_along_axis", "topk"]
+__all__ = [
+    "argsort", "gather", "nonzero", "one_hot", "put_along_axis", "scatter_add", "searchsorted", "sort", "take",
+    "take_along_axis", "topk",
+]  # fmt: skip
 
 
 # --- templates --------------------------------------------------------------------------------------------
@@ -77,20 +80,23 @@ def _unslice(xp: Any, t: Any, index: Index, shape: tuple[int, ...]) -> Any:
     return out
 
 
+def inside(op: str, shape: tuple[int, ...], index: Index, arrays: Any) -> None:
+    """Raise RangeError for the first index array (of the CPU) that leaves its axis."""
+    axis, count = block(index, arrays)
+    for i, (a, n) in enumerate(zip(arrays[:count], shape[axis:])):
+        bad = np.argwhere((a < -n) | (a >= n))
+        if len(bad):
+            at = tuple(bad[0].tolist())
+            where = f"axis {axis + i} of length {n}"
+            message = f"index {a[at]} at position {list(at)} is out of range for {where}"
+            raise fail(RangeError, op, message) from None
+
+
 def _gather(xp: Any, x: Any, *arrays: Any, index: Index, distinct: bool) -> Any:
     try:
         return x[fill(index, arrays)]
     except IndexError:
-        axis, count = block(index, arrays)
-        for i, a in enumerate(arrays[:count]):
-            n = x.shape[axis + i]
-            bad = np.argwhere((a < -n) | (a >= n))
-            if len(bad):
-                at = tuple(bad[0].tolist())
-                where = f"axis {axis + i} of length {n}"
-                raise fail(
-                    RangeError, "gather", f"index {a[at]} at position {list(at)} is out of range for {where}"
-                ) from None
+        inside("gather", x.shape, index, arrays)
         raise
 
 
@@ -297,13 +303,58 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1, *, distinct: bool = Fa
     indices: integers, broadcast against x outside `axis`. distinct: promises that no element is named twice.
     """
     x = operand(x, "take_along_axis")
-    axis, ids = one_axis(axis, x.ndim, "take_along_axis"), _integers(x, indices, "take_along_axis")
+    arrays = _lanes(x, indices, axis, "take_along_axis", x.shape)
+    return _gather_op(x, *arrays, index=(ARRAY,) * x.ndim, distinct=distinct)
+
+
+def _lanes(x: Tensor, indices: Any, axis: int, op: str, reach: tuple[int, ...] | None = None) -> list[Tensor]:
+    """Index arrays: `indices` on the axis, on every other the position itself, up to `reach` or that of `indices`."""
+    axis, ids = one_axis(axis, x.ndim, op), _integers(x, indices, op)
     if ids.ndim != x.ndim:
-        raise fail(ShapeError, "take_along_axis", f"{describe(x)} and indices {describe(ids)} differ in number of axes")
+        raise fail(ShapeError, op, f"{describe(x)} and indices {describe(ids)} differ in number of axes")
+    reach = ids.shape if reach is None else reach
+    if any(n > m for i, (n, m) in enumerate(zip(reach, x.shape)) if i != axis):
+        raise fail(ShapeError, op, f"indices {describe(ids)} reach beyond {describe(x)} outside axis {axis}")
     backend = backends.of(x.data)
     with backend.scope(x.device):
-        grid = [Tensor(backend.xp.arange(n).reshape(-1, *(1,) * (x.ndim - 1 - i))) for i, n in enumerate(x.shape)]
-    return _gather_op(x, *grid[:axis], ids, *grid[axis + 1 :], index=(ARRAY,) * x.ndim, distinct=distinct)
+        grid = [Tensor(backend.xp.arange(n).reshape(-1, *(1,) * (x.ndim - 1 - i))) for i, n in enumerate(reach)]
+    return [*grid[:axis], ids, *grid[axis + 1 :]]
+
+
+def put_along_axis(x: Any, indices: Any, values: Any, axis: int = -1) -> Any:
+    """x with `values` at each lane's own positions along an axis: what undoes `take_along_axis`; x stays as it is.
+
+    indices: integers, broadcast against x outside `axis`; values: broadcast to them. Of a place named twice the last
+    value stays (undefined on a GPU). Raises RangeError for a position that is none.
+    """
+    x = operand(x, "put_along_axis")
+    return Selection(x, tuple(_lanes(x, indices, axis, "put_along_axis", x.shape))).set(values)
+
+
+def gather(x: Any, axis: int, index: Any) -> Any:
+    """PyTorch's gather: out[i, j] = x[index[i, j], j] for axis 0, and so on; out has the shape of `index`.
+
+    index: integers with as many axes as x, and outside `axis` no longer than x. Raises ShapeError for another shape,
+    RangeError for a position that is none.
+    """
+    x = operand(x, "gather")
+    return _gather_op(x, *_lanes(x, index, axis, "gather"), index=(ARRAY,) * x.ndim, distinct=False)
+
+
+def scatter_add(x: Any, axis: int, index: Any, values: Any) -> Any:
+    """PyTorch's scatter_add: x with values[i, j] added at [index[i, j], j] for axis 0, and so on; x stays as it is.
+
+    index: as for `gather`; several values for one place add up. values: a number, or an array of at least the shape of
+    `index`, of which the first are taken. Raises ShapeError for another shape.
+    """
+    x = operand(x, "scatter_add")
+    arrays, v = _lanes(x, index, axis, "scatter_add"), operand(values, "scatter_add", x)
+    shape = _integers(x, index, "scatter_add").shape
+    if v.ndim:
+        if v.ndim != len(shape) or any(n < m for n, m in zip(v.shape, shape)):
+            raise fail(ShapeError, "scatter_add", f"values {describe(v)} do not cover the index, {list(shape)}")
+        v = getitem(v, tuple(slice(n) for n in shape))
+    return Selection(x, tuple(arrays)).add(v)
 
 
 def nonzero(x: Any) -> tuple[Tensor, ...]:
@@ -317,9 +368,13 @@ def nonzero(x: Any) -> tuple[Tensor, ...]:
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def shape_known(a: Any) -> bool:
-    """Whether a layered array has the shape of what it holds."""
-    return type(a) in LAYERS and a.level.in_place
+def hidden(a: Any) -> bool:
+    """Whether an index array shows the shape of an example and holds a batch. Raises ShapeError for such a mask."""
+    if type(a) not in LAYERS or a.level.in_place:
+        return False
+    if a.dtype.kind == "b":
+        raise fail(ShapeError, "put", "a mask that differs between examples selects another number of elements in each")
+    return True
 
 
 class At:
@@ -359,7 +414,7 @@ class Selection:
 
     def add(self, v: Any) -> Any:
         """x with v added at the index."""
-        v = self._value(v, "add")
+        v = self._value(v, "add", exact=True)
         if not self._arrays or self._distinct:
             return self._put(self.get() + v)
         wide = broadcast_to(v, self._shape())
@@ -367,23 +422,27 @@ class Selection:
 
     def multiply(self, v: Any) -> Any:
         """x multiplied by v at the index."""
-        return self._combine(RECORDING.multiply, self._value(v, "multiply"))
+        return self._combine(RECORDING.multiply, self._value(v, "multiply", exact=True))
+
+    mul = multiply
 
     def min(self, v: Any) -> Any:
         """x with the smaller of x and v at the index; ties as in `minimum`."""
-        return self._combine(RECORDING.minimum, self._value(v, "min"))
+        return self._combine(RECORDING.minimum, self._value(v, "min", exact=True))
 
     def max(self, v: Any) -> Any:
         """x with the larger of x and v at the index; ties as in `maximum`."""
-        return self._combine(RECORDING.maximum, self._value(v, "max"))
+        return self._combine(RECORDING.maximum, self._value(v, "max", exact=True))
 
     def _put(self, v: Tensor) -> Any:
         return _put_op(self._x, v, *self._arrays, index=self._index, distinct=self._distinct or not self._arrays)
 
-    def _value(self, v: Any, op: str) -> Tensor:
-        """v in x's dtype and with no more axes than the selection."""
+    def _value(self, v: Any, op: str, exact: bool = False) -> Tensor:
+        """v in x's dtype and with no more axes than the selection. exact: integers take no fractions."""
         x = self._x
         v = operand(v, op, x)
+        if exact and x.dtype.kind in "iub" and v.dtype.kind in "fcV":
+            raise fail(DTypeError, op, f"{describe(v)} would be truncated by {describe(x)}")
         if v.node is not None and not is_float(x.dtype) and x.dtype.kind != "c":
             raise fail(DTypeError, op, f"a differentiable {describe(v)} would be truncated to {x.dtype}")
         if v.ndim > 1:
@@ -395,31 +454,46 @@ class Selection:
         return astype(v, x.dtype)  # type: ignore[no-any-return]
 
     def _shape(self) -> tuple[int, ...]:
-        """The selection's shape, found on a stand-in without memory of its own."""
-        backend = backends.of(self._x.data)
+        """The selection's shape, found on stand-ins without memory of their own. Raises RangeError on the CPU."""
+        backend, at = backends.of(self._x.data), [a.data for a in self._arrays]
         with backend.scope(self._x.device):
             stand_in = backend.xp.broadcast_to(backend.xp.zeros((), bool), self._x.shape)
-        arrays = [innermost(a.data) if shape_known(a.data) else a.data for a in self._arrays]
-        return stand_in[fill(self._index, arrays)].shape  # type: ignore[no-any-return]
+            like = [innermost(a) if not hidden(a) else backend.xp.zeros(a.shape, "int64") for a in at]
+        try:
+            if any(map(hidden, at)) and backend.name == "cpu":
+                inside("put", self._x.shape, self._index, [innermost(a) for a in at])
+            return stand_in[fill(self._index, like)].shape  # type: ignore[no-any-return]
+        except IndexError as error:
+            inside("put", self._x.shape, self._index, like)
+            raise explain_failure("put", error, (self._x.data, *at), {}) from None
 
     def _combine(self, f: Callable[[Any, Any], Any], v: Tensor) -> Any:
         """x with f(x, v) at the index. Elements named k times are updated in k rounds, none of which repeats one."""
         if not self._arrays or self._distinct:
             return self._put(f(self.get(), v))
-        x, backend = self._x, backends.of(self._x.data)
-        places = _positions_op(*self._arrays, index=self._index, shape=x.shape)
-        values, flat_ids = flatten(broadcast_to(v, places.shape)), backend.to_numpy(places.data).reshape(-1)
-        order = np.argsort(flat_ids, kind="stable")
-        ids = flat_ids[order]
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
-        turn = np.arange(len(ids)) - np.repeat(starts, np.diff(np.r_[starts, len(ids)]))
-        flat = flatten(x)
-        for k in range(turn.max(initial=-1) + 1):
-            now = order[turn == k]
-            at = [Tensor(backend.asarray(i, device=x.device)) for i in (flat_ids[now], now)]
-            old, new = (_gather_op(t, i, index=(ARRAY,), distinct=True) for t, i in zip((flat, values), at))
-            flat = _put_op(flat, f(old, new), at[0], index=(ARRAY,), distinct=True)
+        x, values = self._x, flatten(broadcast_to(v, self._shape()))
+        places, flat = flatten(_positions_op(*self._arrays, index=self._index, shape=x.shape)), flatten(x)
+        for now in rounds(places):
+            turn = Tensor(backends.of(places.data).asarray(now, device=x.device))
+            at, new = (_gather_op(t, turn, index=(ARRAY,), distinct=True) for t in (places, values))
+            old = _gather_op(flat, at, index=(ARRAY,), distinct=True)
+            flat = _put_op(flat, f(old, new), at, index=(ARRAY,), distinct=True)
         return reshape(flat, x.shape)
+
+
+def rounds(places: Tensor) -> Iterator[Any]:
+    """Positions in a list of places, in groups of which none names a place twice; waits for a GPU."""
+    try:
+        ids = backends.of(places.data).to_numpy(places.data)
+    except GraphError:  # the examples of a vmap differ: one after the other is right for all
+        yield from np.arange(places.size)[:, None]
+        return
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
+    turn = np.arange(len(ids)) - np.repeat(starts, np.diff(np.r_[starts, len(ids)]))
+    for k in range(turn.max(initial=-1) + 1):
+        yield order[turn == k]
 
 
 # --- sorting and searching --------------------------------------------------------------------------------
@@ -470,7 +544,7 @@ def topk(x: Any, k: int, axis: int = -1, *, largest: bool = True) -> tuple[Any, 
     """
     x = operand(x, "topk")
     axis = one_axis(axis, x.ndim, "topk")
-    if not 0 <= operator.index(k) <= x.shape[axis]:
+    if not 0 <= whole(k, "topk", "k") <= x.shape[axis]:
         raise fail(RangeError, "topk", f"k is {k}; axis {axis} of {describe(x)} has {x.shape[axis]} elements")
     order = _getitem(argsort(x, axis, descending=largest), index=(*(FULL,) * axis, slice(0, k)))
     return take_along_axis(x, order, axis, distinct=True), order
@@ -496,4 +570,4 @@ def one_hot(x: Any, num_classes: int, dtype: Any = None) -> Any:
     x = operand(x, "one_hot")
     if x.dtype.kind not in "iu":
         raise fail(DTypeError, "one_hot", f"classes are integers, not {describe(x)}")
-    return _one_hot(x, n=operator.index(num_classes), dtype=np.dtype(dtype or get_default_dtype()))
+    return _one_hot(x, n=whole(num_classes, "one_hot", "num_classes"), dtype=np.dtype(dtype or get_default_dtype()))

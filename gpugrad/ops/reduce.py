@@ -1,4 +1,4 @@
-"""Reductions and cumulative sums and products.
+"""Reductions and what accumulates along an axis: sums, products, extremes.
 
 Half precision accumulates in float32. Table entries take `axis` as a tuple of distinct non-negative integers.
 """
@@ -19,11 +19,13 @@ from gpugrad.ops._axes import kept_shape, normalize_axis, one_axis, rank, shape_
 from gpugrad.ops._sums import accumulator, total
 from gpugrad.ops.elementwise import abs as _abs
 from gpugrad.ops.elementwise import beside
-from gpugrad.ops.shape import pad
+from gpugrad.ops.index import take_along_axis
+from gpugrad.ops.shape import operand, pad
 
 __all__ = [
-    "all", "any", "argmax", "argmin", "count_nonzero", "cumprod", "cumsum", "cumulative_prod", "cumulative_sum",
-    "linear_scan", "max", "mean", "min", "norm", "prod", "std", "sum", "var",
+    "all", "any", "argmax", "argmin", "count_nonzero", "cummax", "cummin", "cumprod", "cumsum", "cumulative_max",
+    "cumulative_min", "cumulative_prod", "cumulative_sum", "linear_scan", "max", "mean", "min", "norm", "prod", "std",
+    "sum", "var",
 ]  # fmt: skip
 
 Axis = int | tuple[int, ...] | None
@@ -351,6 +353,35 @@ _cumprod = general(
 )  # fmt: skip
 
 
+def holder(xp: Any, x: Any, axis: int, largest: bool) -> Any:
+    """Doubling, as in scan_forward: each place beside its neighbours' whose value it must exceed."""
+    shape = tuple(n if i == axis else 1 for i, n in enumerate(x.shape))
+    v, place = x.copy(), xp.broadcast_to(xp.arange(x.shape[axis]).reshape(shape), x.shape).copy()
+    lead, d = (slice(None),) * axis, 1
+    while d < x.shape[axis]:
+        late, early = (*lead, slice(d, None)), (*lead, slice(None, -d))
+        a, b = v[early], v[late]
+        stays = ((a >= b) if largest else (a <= b)) | (a != a)
+        v[late], place[late] = xp.where(stays, a, b), xp.where(stays, place[early], place[late])
+        d *= 2
+    return place
+
+
+def holder_cpu(xp: Any, x: Any, axis: int, largest: bool) -> Any:
+    """Where the running extreme changes, a new element holds it."""
+    best = xp.moveaxis((xp.maximum if largest else xp.minimum).accumulate(x, axis), axis, -1)
+    place = xp.zeros(x.shape, "int64")
+    lanes, before, after = xp.moveaxis(place, axis, -1), best[..., :-1], best[..., 1:]
+    lanes[..., 1:] = xp.where((before != after) & (before == before), xp.arange(1, x.shape[axis]), 0)
+    return xp.maximum.accumulate(place, axis, out=place)
+
+
+_holder = nondiff(
+    "cumulative_argmax", holder, attrs=True, cpu=holder_cpu,
+    doc="Position (int64) of the first largest (or smallest) element up to each; the first NaN counts as that.",
+)  # fmt: skip
+
+
 def linear_scan(a: Any, b: Any, axis: int = -1, *, reverse: bool = False) -> Any:
     """The recurrence y[i] = a[i] y[i-1] + b[i] along an axis, from y[-1] = 0; from the far end if `reverse`.
 
@@ -361,12 +392,17 @@ def linear_scan(a: Any, b: Any, axis: int = -1, *, reverse: bool = False) -> Any
     return _scan(a, b, axis=one_axis(axis, len(shape), "linear_scan"), reverse=reverse)
 
 
-def cumulative(op: str, x: Any, axis: int | None, dtype: Any, include_initial: bool, start: int) -> Any:
-    """cumulative_sum or cumulative_prod, with the checks they share."""
+def running_axis(op: str, x: Any, axis: int | None) -> int:
+    """The axis to accumulate along, which a 1-d array need not name."""
     ndim = rank(x)
     if axis is None and ndim != 1:
         raise fail(ShapeError, op, f"({describe(x)}): axis can be left out of a 1-d array only")
-    i = one_axis(0 if axis is None else axis, ndim, op)
+    return one_axis(0 if axis is None else axis, ndim, op)
+
+
+def cumulative(op: str, x: Any, axis: int | None, dtype: Any, include_initial: bool, start: int) -> Any:
+    """cumulative_sum or cumulative_prod, with the checks they share."""
+    i = running_axis(op, x, axis)
     out = getattr(RECORDING, op)(x, axis=i, reverse=False, dtype=dtype and np.dtype(dtype))
     if not include_initial:
         return out
@@ -389,7 +425,27 @@ def cumulative_prod(x: Any, axis: int | None = None, *, dtype: Any = None, inclu
     return cumulative("cumulative_prod", x, axis, dtype, include_initial, 1)
 
 
-cumsum, cumprod = cumulative_sum, cumulative_prod
+def cumulative_max(x: Any, axis: int | None = None) -> Any:
+    """Largest element so far along an axis, which a 1-d array need not name; NaN from the first NaN on.
+
+    Of equal elements the first takes the gradient, as in `argmax`.
+    """
+    x = operand(x, "cumulative_max")
+    i = running_axis("cumulative_max", x, axis)
+    return take_along_axis(x, _holder(x, axis=i, largest=True), i)
+
+
+def cumulative_min(x: Any, axis: int | None = None) -> Any:
+    """Smallest element so far along an axis, which a 1-d array need not name; NaN from the first NaN on.
+
+    Of equal elements the first takes the gradient, as in `argmin`.
+    """
+    x = operand(x, "cumulative_min")
+    i = running_axis("cumulative_min", x, axis)
+    return take_along_axis(x, _holder(x, axis=i, largest=False), i)
+
+
+cumsum, cumprod, cummax, cummin = cumulative_sum, cumulative_prod, cumulative_max, cumulative_min
 
 
 # --- norm ---------------------------------------------------------------------------------------------------
@@ -426,7 +482,7 @@ def norm(x: Any, axis: Axis = None, *, ord: float = 2, keepdims: bool = False) -
     The gradient at the zero vector is 0. Raises DomainError for ord = 0, ShapeError for +-inf over an empty axis.
     """
     axes = normalize_axis(axis, rank(x), "norm")
-    if ord == 0 or ord != ord:
+    if not isinstance(ord, (int, float, np.number)) or ord == 0 or ord != ord:
         raise fail(DomainError, "norm", f"ord is {ord!r}; expected a nonzero number, inf or -inf")
     x = floating(x)
     if ord == 1:

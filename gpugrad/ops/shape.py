@@ -12,10 +12,10 @@ import numpy as np
 from gpugrad import backends
 from gpugrad.define import linear, nondiff
 from gpugrad.dtypes import is_float
-from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.errors import DomainError, DTypeError, RangeError, ShapeError, describe, fail
 from gpugrad.op import RECORDING
 from gpugrad.operands import constant, scalar_array
-from gpugrad.ops._axes import normalize_axis, one_axis
+from gpugrad.ops._axes import normalize_axis, one_axis, whole
 from gpugrad.tensor import Tensor
 
 __all__ = [
@@ -35,9 +35,12 @@ def _cuts(F: Any, t: Any, shapes: tuple[Any, ...], axis: int) -> tuple[Any, ...]
     return tuple(parts)
 
 
-def _to_device(xp: Any, x: Any, device: str, source: str) -> Any:
-    values = x if device.partition(":")[0] == source.partition(":")[0] else backends.of(x).to_numpy(x)
-    return backends.get(device).asarray(values, device=device)
+def _to_device(xp: Any, x: Any, device: str, source: str, non_blocking: bool = False) -> Any:
+    here: Any = backends.of(x)
+    there: Any = backends.get(device)
+    if non_blocking and here is not there:
+        return here.fetch(x) if there.name == "cpu" else there.send(x, device)
+    return there.asarray(x if here is there else here.to_numpy(x), device=device)
 
 
 alias = linear(
@@ -48,7 +51,8 @@ zeros_like = nondiff("zeros_like", "zeros_like")
 ones_like = nondiff("ones_like", "ones_like")
 _astype = linear("astype", lambda xp, x, dtype: x.astype(dtype), lambda F, t, _out, _x, dtype: t)
 _move = linear(
-    "to_device", _to_device, lambda F, t, _out, _x, device, source: F.to_device(t, device=source, source=device),
+    "to_device", _to_device,
+    lambda F, t, _out, _x, device, source, non_blocking=False: F.to_device(t, device=source, source=device),
 )  # fmt: skip
 _reshape = linear(
     "reshape", lambda xp, x, shape: x.reshape(shape), lambda F, t, _out, x_shape, shape: F.reshape(t, shape=x_shape),
@@ -111,6 +115,14 @@ def sizes(shape: Any, more: tuple[Any, ...], op: str) -> tuple[int, ...]:
         raise fail(DTypeError, op, f"{given!r} is not an integer or a sequence of them") from None
 
 
+def lengths(shape: Any, op: str) -> tuple[int, ...]:
+    """The shape of a new array. Raises ShapeError for a negative length."""
+    found = sizes(shape, (), op)
+    if min(found, default=0) < 0:
+        raise fail(ShapeError, op, f"shape {list(found)} has a negative length")
+    return found
+
+
 def _as_tuple(shape: Any) -> tuple[int, ...]:
     return tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
 
@@ -118,17 +130,20 @@ def _as_tuple(shape: Any) -> tuple[int, ...]:
 def astype(x: Any, dtype: Any) -> Any:
     """x in another dtype; x itself if it has that dtype. Gradients are cast back; a non-float result is a constant."""
     x = operand(x, "astype")
-    want = np.dtype(dtype)
+    try:
+        want = np.dtype("None" if dtype is None else dtype)  # NumPy would take None for float64
+    except TypeError:
+        raise fail(DTypeError, "astype", f"{dtype!r} is not a data type") from None
     if want == x.dtype:
         return x
     return _astype(x if is_float(want) or want.kind == "c" else x.detach(), dtype=want)
 
 
-def to_device(x: Tensor, device: str) -> Any:
+def to_device(x: Tensor, device: str, **how: bool) -> Any:
     """x on another device; x itself if it is there. Raises DeviceError for a device that cannot be used."""
     kind, _, number = device.partition(":")
     target = device if number or kind == "cpu" else f"{kind}:0"
-    return x if x.device == target else _move(x, device=target, source=x.device)
+    return x if x.device == target else _move(x, device=target, source=x.device, **how)
 
 
 def reshape(x: Any, shape: Any, *more: int, copy: bool | None = None) -> Any:
@@ -308,7 +323,8 @@ def roll(x: Any, shift: int | tuple[int, ...], axis: Any = None) -> Any:
     shifts = shift if isinstance(shift, (tuple, list)) else (shift,) * len(axes)
     if len(shifts) != len(axes):
         raise fail(ShapeError, "roll", f"shift {shift} and axis {axis} differ in length")
-    return _roll(x, shift=tuple(map(operator.index, shifts)), axis=tuple(one_axis(a, x.ndim, "roll") for a in axes))
+    steps = tuple(whole(s, "roll", "shift") for s in shifts)
+    return _roll(x, shift=steps, axis=tuple(one_axis(a, x.ndim, "roll") for a in axes))
 
 
 def tile(x: Any, reps: Any) -> Any:
@@ -316,6 +332,8 @@ def tile(x: Any, reps: Any) -> Any:
     times = _as_tuple(reps)
     ndim = max(len(times), x.ndim)
     times = (1,) * (ndim - len(times)) + times
+    if min(times, default=0) < 0:
+        raise fail(ShapeError, "tile", f"reps has a negative entry: {times}")
     shape = (1,) * (ndim - x.ndim) + tuple(x.shape)
     apart = reshape(x, tuple(k for n in shape for k in (1, n)))
     wide = _broadcast_to(apart, shape=tuple(k for pair in zip(times, shape) for k in pair))
@@ -351,14 +369,21 @@ def chosen(x: Tensor, places: Any, axis: int) -> Any:
     return RECORDING.gather(x, Tensor(ids), index=(*(slice(None),) * axis, "array"), distinct=False)
 
 
-def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0) -> Any:
+REPEATING = ("edge", "reflect", "symmetric", "wrap")
+SUMMARIES = {"mean": "mean", "maximum": "max", "minimum": "min"}  # table op by mode
+
+
+def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0, *, end_values: float = 0) -> Any:
     """The array with elements added before and after along each axis.
 
-    pad_width: n, (before, after), or one such pair per axis. mode: 'constant', or by NumPy's meaning 'edge', 'reflect',
-    'symmetric', 'wrap'. Raises ShapeError for negative widths or a mode that the axis is too short for.
+    pad_width: n, (before, after), or one such pair per axis. mode: 'constant' or 'empty' (zeros), or by NumPy's meaning
+    'edge', 'reflect', 'symmetric', 'wrap', 'linear_ramp' (to `end_values`), 'mean', 'maximum', 'minimum' (of the axis).
+    Raises ShapeError for negative widths or a mode that the axis is too short for.
     """
     x = operand(x, "pad")
     try:
+        if np.asarray(pad_width).dtype.kind not in "iu":
+            raise fail(DTypeError, "pad", f"pad_width is {pad_width!r}, expected integers")
         widths = [tuple(map(int, w)) for w in np.broadcast_to(np.asarray(pad_width, "int64"), (x.ndim, 2))]
     except ValueError:
         raise fail(
@@ -366,6 +391,8 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
         ) from None
     if any(w < 0 for pair in widths for w in pair):
         raise fail(ShapeError, "pad", f"pad_width {pad_width!r} has a negative entry")
+    if mode == "empty":
+        mode, constant_values = "constant", 0
     if mode == "constant":
         inside = tuple(slice(a, a + n) for (a, _), n in zip(widths, x.shape))
         shape = tuple(a + n + b for (a, b), n in zip(widths, x.shape))
@@ -374,27 +401,51 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
         with backends.of(x.data).scope(x.device):
             frame = Tensor(backends.of(x.data).xp.full(shape, constant_values, x.dtype))
         return RECORDING.put(frame, x, index=inside, distinct=True)
-    if mode not in ("edge", "reflect", "symmetric", "wrap"):
-        raise fail(RangeError, "pad", f"mode is {mode!r}; expected constant, edge, reflect, symmetric or wrap")
+    if mode not in (*REPEATING, "linear_ramp", *SUMMARIES):
+        known = ", ".join(("constant", "empty", *REPEATING, "linear_ramp", *SUMMARIES))
+        raise fail(RangeError, "pad", f"mode is {mode!r}; expected one of {known}")
     for axis, (n, width) in enumerate(zip(x.shape, widths)):
         if any(width):
             if n == 0:
                 raise fail(
                     ShapeError, "pad", f"axis {axis} of {describe(x)} is empty; mode {mode!r} has nothing to repeat"
                 )
-            x = chosen(x, np.pad(np.arange(n), width, mode=mode), axis)  # type: ignore[call-overload]
+            if mode in REPEATING:
+                x = chosen(x, np.pad(np.arange(n), width, mode=mode), axis)  # type: ignore[call-overload]
+            else:
+                x = _concat(*_margins(x, axis, width, mode, end_values), axis=axis)
     return x
+
+
+def _margins(x: Tensor, axis: int, width: tuple[int, ...], mode: str, end: float) -> tuple[Any, Any, Any]:
+    """What stands before x along an axis, x, and what stands after it."""
+    if mode != "linear_ramp":
+        whole = getattr(RECORDING, SUMMARIES[mode])(x, axis=(axis,), keepdims=True)
+        before, after = (
+            _broadcast_to(whole, shape=tuple(w if i == axis else n for i, n in enumerate(x.shape))) for w in width
+        )
+        return before, x, after
+    lead, sides = (slice(None),) * axis, []
+    for edge, w in zip((slice(0, 1), slice(-1, None)), width):
+        rise = np.arange(w, dtype="float64")[:: 1 if edge.start == 0 else -1] / max(w, 1)
+        weight = backends.of(x.data).asarray(
+            rise.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1)), device=x.device
+        )
+        sides.append(end + (RECORDING.getitem(x, index=(*lead, edge)) - end) * Tensor(weight))
+    return sides[0], x, sides[1]
 
 
 def diff(x: Any, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None) -> Any:
     """The n-th difference of neighbours along an axis; prepend and append are joined on first."""
     x = operand(x, "diff")
     axis = one_axis(axis, x.ndim, "diff")
+    if whole(n, "diff", "n") < 0:
+        raise fail(DomainError, "diff", f"n is {n}, expected at least 0")
     ends = [operand(e, "diff", x) if e is not None else None for e in (prepend, append)]
     if any(e is not None for e in ends):
         one = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-        whole = [e if e is None or e.ndim else broadcast_to(e, one) for e in ends]
-        x = concat([e for e in (whole[0], x, whole[1]) if e is not None], axis)
+        first, last = (e if e is None or e.ndim else broadcast_to(e, one) for e in ends)
+        x = concat([e for e in (first, x, last) if e is not None], axis)
     lead = (slice(None),) * axis
     for _ in range(n):
         x = RECORDING.getitem(x, index=(*lead, slice(1, None))) - RECORDING.getitem(x, index=(*lead, slice(None, -1)))

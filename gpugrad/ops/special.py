@@ -99,7 +99,7 @@ def polygamma_forward(xp: Any, x: Any, n: int) -> Any:
     # at a pole both sides of an odd derivative go to inf; of an even one only 0 tells its side
     pole = math.inf if n % 2 else xp.where(x64 == 0, xp.copysign(math.inf, -x64), math.nan)
     out = xp.where(xp.isinf(x64), xp.where(x64 < 0, math.nan, 0.0 if n else math.inf), xp.where(poles, pole, out))
-    return out.astype(x.dtype, copy=False)
+    return out if x.dtype.kind in "iub" else out.astype(x.dtype, copy=False)
 
 
 lgamma = elementwise(

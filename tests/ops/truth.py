@@ -135,6 +135,85 @@ def polygamma_terms(x: Any, n: int) -> Any:
     return max(logarithm, abs(psi(1 - x, n)), (n + 1) * max(map(abs, cotangent_terms(x, n))))
 
 
+def erfcx(x: Any) -> Any:
+    """By the confluent hypergeometric function where erfc is too small for mpmath."""
+    return mp.exp(x * x) * mp.erfc(x) if x < 20 else mp.hyperu(0.5, 0.5, x * x) / mp.sqrt(mp.pi)
+
+
+def erfcinv(x: Any) -> Any:
+    """Newton's steps on the logarithm of erfc, from the leading term of its asymptotic series or from 0."""
+    if x in (0, 2):
+        return (1 - x) * mp.inf
+    if x > 1:
+        return -erfcinv(2 - x)
+    y = mp.sqrt(-mp.log(x)) if x < 0.1 else 1 - x
+    for _ in range(200):
+        e = mp.erfc(y)
+        step = mp.log(e / x) * e / (2 / mp.sqrt(mp.pi) * mp.exp(-y * y))
+        y += step
+        if abs(step) <= abs(y) * mp.mpf(2) ** (-mp.mp.prec // 2):
+            break
+    return y
+
+
+def scaled_bessel(order: int) -> Exact:
+    """exp(-|x|) I(x), far out by the asymptotic series."""
+
+    def run(x: Any) -> Any:
+        v = abs(x)
+        if v < 500:
+            out = mp.besseli(order, v) * mp.exp(-v)
+        else:
+            term = total = mp.mpf(1)
+            for k in range(1, 60):
+                term *= -(4 * order * order - (2 * k - 1) ** 2) / (8 * k * v)
+                total += term
+            out = total / mp.sqrt(2 * mp.pi * v)
+        return out * mp.sign(x) if order else out
+
+    return run
+
+
+def betaln(a: Any, b: Any) -> Any:
+    return mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(a + b)
+
+
+def gammainc(a: Any, x: Any, upper: bool, n: int) -> Any:
+    return mp.gammainc(a, x, mp.inf, regularized=True) if upper else mp.gammainc(a, 0, x, regularized=True)
+
+
+def gamma_density(a: Any, x: Any) -> Any:
+    return mp.exp((a - 1) * mp.log(x) - x - mp.loggamma(a))
+
+
+def betainc(a: Any, b: Any, x: Any, wrt: str = "") -> Any:
+    return mp.betainc(a, b, 0, x, regularized=True)
+
+
+def beta_density(a: Any, b: Any, x: Any) -> Any:
+    return mp.exp((a - 1) * mp.log(x) + (b - 1) * mp.log1p(-x) - betaln(a, b))
+
+
+def betaln_terms(a: Any, b: Any) -> Any:
+    """What does not cancel from the start: of parameters below 10 all, else the logarithm of the smaller one."""
+    return 1 + abs(mp.loggamma(a + b if max(a, b) < 10 else min(a, b)))
+
+
+def log_ndtr_far(x: Any) -> Any:
+    return mp.log(erfcx(-x / mp.sqrt(2)) / 2) - x * x / 2
+
+
+def logarithms(f: Exact) -> Exact:
+    """The value times the logarithms whose sum its density at x is the exponential of; the last argument is x."""
+
+    def run(a: Any, *rest: Any, **attrs: Any) -> Any:
+        *b, x = rest
+        terms = [a * mp.log(x), mp.loggamma(a), b[0] * mp.log1p(-x) if b else x, *map(mp.loggamma, b)]
+        return f(a, *rest, **attrs) * (1 + mp.fsum(map(abs, terms)))
+
+    return run
+
+
 def phi(x: Any) -> Any:
     """The normal distribution function."""
     return erfc(-x / mp.sqrt(2)) / 2
@@ -245,6 +324,7 @@ UNIT, ANY = (-1.0, 1.0), (-np.inf, np.inf)
 SLOPE = ((-9.0, 9.0), ANY)  # a large cotangent would show where the slope alone underflows
 RANGE = (-1.0, -0.5, 0.0, 0.5, 1.0)
 ERF = (0.0, 0.84375, 1.25, 1 / 0.35, 4.0, 4.5, 6.0, -0.84375, -1.25, -1 / 0.35, 9.0, 26.0)
+SHAPES = ((0.05, 40.0), (0.05, 40.0), (2.0**-20, 1 - 2.0**-10))  # of a gamma or beta distribution, and its argument
 ELU = {"alpha": 1.7, "rate": 0.6, "scale": 1.05}
 
 CASES: dict[str, list[Case]] = {
@@ -312,6 +392,25 @@ CASES: dict[str, list[Case]] = {
         Case(polygamma, (0.0, 1.0, 1.46163214496836, -1.0, -2.5), r, {"n": n}, scale=polygamma_terms)
         for n in (0, 1, 2) for r in ((0, 14), (-9, 1))
     ],
+    "erfcx": [Case(erfcx, (0.0, 0.84375, 1.25, 1 / 0.35, 28.0, -26.0), r) for r in ((-26.0, 40.0), (-2.0, 3.0))],
+    "erfcinv": [Case(domain(lambda x: 0 <= x <= 2, erfcinv), (0.0, 0.5, 1.0, 1.5, 2.0), (0.0, 2.0))],
+    # the normal distribution, Bessel functions
+    "ndtr": [Case(phi, (0.0, 1.0, -1.0), r) for r in ((-38.0, 9.0), (-3.0, 3.0))],
+    "log_ndtr": [Case(lambda x: mp.log1p(-phi(-x)) if x > 0 else mp.log(phi(x)) if x > -60 else log_ndtr_far(x),
+                      (0.0, 1.0, -1.0), r) for r in ((-38.0, 9.0), (-3.0, 3.0))],
+    "i0e": [Case(scaled_bessel(0), (0.0, 25.0), (-40.0, 40.0))],
+    "i1e": [Case(scaled_bessel(1), (0.0, 25.0), (-40.0, 40.0))],
+    # incomplete gamma and beta functions
+    "betaln": [Case(betaln, (1.0, 10.0), (0.0, 40.0), arity=2, spans=SHAPES[:2], scale=betaln_terms)],
+    "gammainc": [
+        Case(gammainc, (1.0, 10.0), (0.0, 40.0), {"upper": upper, "n": 0}, 2, SHAPES[:2], scale=logarithms(gammainc))
+        for upper in (False, True)
+    ],
+    "gamma_density": [
+        Case(gamma_density, (1.0, 10.0), (0.0, 40.0), {}, 2, SHAPES[:2], scale=logarithms(gamma_density))
+    ],
+    "betainc": [Case(betainc, (1.0, 10.0), (0.0, 40.0), {"wrt": ""}, 3, SHAPES, scale=logarithms(betainc))],
+    "beta_density": [Case(beta_density, (1.0, 10.0), (0.0, 40.0), {}, 3, SHAPES, scale=logarithms(beta_density))],
     "erfinv": [Case(domain(lambda x: abs(x) <= 1, erfinv), RANGE, UNIT)],
     # choice
     "maximum": [Case(max, arity=2)],

@@ -22,10 +22,12 @@ SAMPLES = {
     "conv2d_input": [
         S(normal(2, 3, 3, 3), normal(3, 2, 2, 3), shape=(4, 5), **PLAIN),
         S(normal(2, 4, 3, 7), normal(4, 2, 3, 2), shape=(5, 5), **FANCY),
+        S(normal(2, 3, 3, 2), normal(3, 2, 2, 2), shape=(4, 3), **{**PLAIN, "padding": (1, 1), "dilation": (2, 2)}),
     ],
     "conv2d_weight": [
         S(normal(2, 3, 3, 3), normal(2, 2, 4, 5), kernel=(2, 3), **PLAIN),
         S(normal(2, 4, 3, 7), normal(2, 4, 5, 5), kernel=(3, 2), **FANCY),
+        S(normal(2, 3, 3, 2), normal(2, 2, 4, 3), kernel=(2, 2), **{**PLAIN, "padding": (1, 1), "dilation": (2, 2)}),
     ],
     "max_pool2d": [
         S(distinct(2, 2, 4, 6), ceil_mode=False, **POOL),

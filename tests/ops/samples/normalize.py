@@ -24,6 +24,7 @@ SAMPLES = {
         S(normal(3, 5), normal(3, 5), positive(5), None, None, **LAST),
         S(normal(3, 5), normal(3, 5), positive(5), None, None, normal(3, 5), **RMS),
         S(normal(3, 5), normal(3, 5), None, None, None, **LAST),
+        S(normal(3, 5), normal(3, 5), positive(3, 1), None, None, **LAST),
     ],
     "group_norm": [
         S(normal(2, 3, 2, 2), positive(3, 2, 1), normal(3, 2, 1), **GROUPS),

@@ -40,6 +40,10 @@ SAMPLES = {
         S(zeros, axis=1, reverse=False),
         S(zeros, axis=0, reverse=True),
     ],
+    "cumulative_argmax": [
+        S(normal(3, 5), axis=1, largest=True),
+        S(np.floor(normal(4, 3)), axis=0, largest=False),
+    ],
     "linear_scan": [
         S(normal(3, 5), normal(3, 5), axis=1, reverse=False),
         S(normal(5, 2), normal(5, 2), axis=0, reverse=True),
