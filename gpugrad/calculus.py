@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gpugrad.batching import vmap
@@ -15,7 +15,7 @@ from gpugrad.ops.creation import asarray, eye, zeros
 from gpugrad.ops.shape import concat, moveaxis, reshape
 from gpugrad.state import enable_grad, mode
 from gpugrad.tensor import Tensor
-from gpugrad.transforms import entry, grad, gradients
+from gpugrad.transforms import entry, grad, gradients, places
 from gpugrad.tree import refill, tree_leaves, tree_map
 
 ROWS = 128  # rows of a Jacobian that are worked on at a time
@@ -118,10 +118,11 @@ def jacobian(
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"[jacobian] mode is {mode!r}; expected 'auto', 'forward' or 'reverse'")
-    positions = [argnums] if isinstance(argnums, int) else list(argnums)
 
     @functools.wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
+        positions = places(argnums, len(args), "jacobian")
+
         def of(*moved: Any) -> Any:
             at = dict(zip(positions, moved))
             result = f(*[at.get(i, a) for i, a in enumerate(args)], **kwargs)
@@ -145,10 +146,11 @@ def jacobian(
     return run
 
 
-def basis(x: Tensor) -> list[Tensor]:
+def basis(x: Tensor) -> Iterator[Tensor]:
     """The unit arrays of x's shape, stacked along a new first axis, in pieces of at most ROWS."""
-    whole = reshape(eye(x.size, dtype=x.dtype, device=x.device), (x.size, *x.shape))
-    return [whole[i : i + ROWS] for i in range(0, x.size, ROWS)]
+    for i in range(0, x.size, ROWS):
+        rows = min(ROWS, x.size - i)
+        yield reshape(eye(rows, x.size, k=i, dtype=x.dtype, device=x.device), (rows, *x.shape))
 
 
 def only(tree: Any, k: int, x: Any) -> Any:
@@ -185,13 +187,41 @@ def joined(parts: list[Tensor], first: Tensor, second: Tensor) -> Tensor:
     return reshape(concat(parts), (*first.shape, *second.shape))  # type: ignore[no-any-return]
 
 
-def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+def hessian(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False, diagonal: bool = False
+) -> Callable[..., Any]:
     """A function that returns the Hessian of f, forward over reverse: shape (*shape of input, *shape of input).
 
     f returns a one-element Tensor, or (Tensor, aux) with has_aux, and then the result is (Hessian, aux). For nested
     arguments, or several argnums, the structure of the argument stands twice, one within the other: the blocks.
+    diagonal: its diagonal alone, in the structure and shapes of the argument; the matrix is never held as a whole.
     """
-    return jacobian(grad(f, argnums, has_aux=has_aux), argnums, "forward", has_aux=has_aux)
+    slope = grad(f, argnums, has_aux=has_aux)
+    if not diagonal:
+        return jacobian(slope, argnums, "forward", has_aux=has_aux)
+
+    @functools.wraps(f)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        positions = places(argnums, len(args), "hessian")
+        chosen = tuple([tree_map(variable, args[i]) for i in positions])
+
+        def of(*moved: Any) -> Any:
+            at = dict(zip(positions, moved))
+            found = slope(*[at.get(i, a) for i, a in enumerate(args)], **kwargs)
+            return found[0] if has_aux else found
+
+        found = []
+        for i, x in enumerate(tree_leaves(chosen)):
+
+            def second(e: Tensor, i: int = i) -> Any:
+                moved = tree_leaves(jvp(of, chosen, only(chosen, i, e))[1])
+                return RECORDING.sum(moved[i] * e, axis=tuple(range(e.ndim)), keepdims=False)
+
+            found.append(joined([vmap(second)(rows) for rows in basis(x)], x, zeros(())))
+        diag = refill(chosen[0] if isinstance(argnums, int) else chosen, found)
+        return (diag, f(*args, **kwargs)[1]) if has_aux else diag
+
+    return run
 
 
 def hvp(f: Callable[..., Any], primals: Any, tangents: Any, order: str = "forward-over-reverse") -> tuple[Any, ...]:

@@ -36,6 +36,10 @@ class DomainError(GpugradError, ValueError):
     """A value lies outside the operation's domain (a label, a probability, a hyper-parameter)."""
 
 
+class NumberError(GpugradError, OverflowError):
+    """A Python number does not fit the data type that it meets."""
+
+
 class ReplayError(GpugradError, RuntimeError):
     """A step cannot be replayed as it is written, or a replay did not do what the step does."""
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import gpugrad as gg
-from gpugrad.errors import DomainError, DTypeError, RangeError, ShapeError, fail
+from gpugrad.errors import DomainError, DTypeError, GraphError, RangeError, ShapeError, fail
+from gpugrad.layered import innermost
 from gpugrad.ops.loss import bce_logits, softmax_xent
 
 __all__ = [
@@ -67,16 +68,29 @@ def check(
 ) -> None:  # fmt: skip
     """Raise `kind` with the first value of view(t) where `wrong` holds, if values are checked on this device now."""
     if t.device == "cpu" or _checking.everywhere:
-        values = view(t.numpy())
+        values = view(on_host(t))
         where = np.asarray(wrong(values))
         if where.any():
             at = tuple(int(i) for i in np.argwhere(where)[0])
             raise fail(kind, op, f"{role} is {values[at]} at {list(at)}, expected {expected}")
 
 
+def on_host(t: gg.Tensor) -> Any:
+    """The values, under `vmap` those of all examples."""
+    try:
+        return t.numpy()
+    except GraphError:  # examples differ
+        return np.asarray(innermost(t.data))
+
+
 def outside(values: Any) -> Any:
     """Where values are no probabilities."""
     return (values < 0) | (values > 1)
+
+
+def improbable(values: Any) -> Any:
+    """Where targets are no probabilities, NaN among them: a prediction of NaN makes a loss of NaN, as it should."""
+    return ~((values >= 0) & (values <= 1))
 
 
 def floating(x: Any) -> gg.Tensor:
@@ -100,7 +114,7 @@ def distribution(op: str, prediction: Any, target: Any) -> tuple[gg.Tensor, gg.T
     p, t = pair(op, prediction, target)
     if not p.shape:
         raise fail(ShapeError, op, "prediction and target are 0-d, expected rows of classes, (..., C)")
-    check(op, t, "target", "a probability in [0, 1]", outside)
+    check(op, t, "target", "a probability in [0, 1]", improbable)
     check(op, t, "the sum of a target row", "1", lambda s: abs(s - 1) > 1e-3, view=lambda v: np.sum(v, -1, float))
     return p, t
 
@@ -200,7 +214,7 @@ def binary_cross_entropy(prediction: Any, target: Any, *, reduction: str = "mean
     op = "binary_cross_entropy"
     p, t = pair(op, prediction, target)
     check(op, p, "prediction", "a probability in [0, 1]; for logits use binary_cross_entropy_with_logits", outside)
-    check(op, t, "target", "a probability in [0, 1]", outside)
+    check(op, t, "target", "a probability in [0, 1]", improbable)
     return reduced(op, -(t * log(p) + (1.0 - t) * log(1.0 - p)), reduction)
 
 
@@ -213,7 +227,7 @@ def binary_cross_entropy_with_logits(
     """
     op = "binary_cross_entropy_with_logits"
     x, t = pair(op, prediction, target)
-    check(op, t, "target", "a probability in [0, 1]", outside)
+    check(op, t, "target", "a probability in [0, 1]", improbable)
     if pos_weight is None:
         return reduced(op, bce_logits(x, t), reduction)
     return reduced(op, pos_weight * t * gg.softplus(-x) + (1.0 - t) * gg.softplus(x), reduction)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpugrad.errors import GraphError, ShapeError, describe, fail
+from gpugrad.errors import DTypeError, GraphError, RangeError, ShapeError, describe, fail
 from gpugrad.interpret import settle
 from gpugrad.layered import levels
 from gpugrad.op import RECORDING, raw
@@ -35,8 +35,12 @@ def differentiate(
                 f"the output has shape {list(out.shape)}, not one element; reduce it with .sum() or .mean(), "
                 "or pass a cotangent of that shape",
             )  # fmt: skip
+        if given is not None and not isinstance(given, Tensor):
+            raise fail(DTypeError, name, f"the cotangent is a {type(given).__name__}, expected a Tensor")
         if given is not None and given.shape != out.shape:
             raise fail(ShapeError, name, f"the cotangent has shape {list(given.shape)}, expected {list(out.shape)}")
+        if given is not None and given.dtype != out.dtype:
+            given = settle(RECORDING, given, out.data.dtype)
         value, given = (Tensor(out.data), given) if create_graph else (out.data, None if given is None else given.data)
         if given is None:
             g = F.ones_like(value)
@@ -90,6 +94,11 @@ def gradients(
     seeds = [None] * len(outs) if cotangents is None else [cotangents] if isinstance(cotangents, Tensor) else cotangents
     if unconnected not in ("none", "zero", "error"):
         raise ValueError(f"[gradients] unconnected is {unconnected!r}; expected 'none', 'zero' or 'error'")
+    for i, t in enumerate(ins):
+        if not isinstance(t, Tensor):
+            raise fail(DTypeError, "gradients", f"input {i} is a {type(t).__name__}, expected a Tensor")
+    if len(seeds) != len(outs):
+        raise fail(ShapeError, "gradients", f"{len(seeds)} cotangents for {len(outs)} outputs")
     nodes = [t.node for t in ins]
     if unconnected == "zero":  # constant outputs contribute nothing
         live = [(o, s) for o, s in zip(outs, seeds) if o.node is not None]
@@ -118,10 +127,10 @@ def value_and_grad(
     the same structure. Nests to any order. Raises GraphError when f's result is not a one-element Tensor.
     """
     several = not isinstance(argnums, int)
-    positions: tuple[int, ...] = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
 
     @functools.wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
+        positions = places(argnums, len(args), "grad")
         given = [t for i in positions for t in tree_leaves(args[i])]
         # Record the walk itself when someone outside may differentiate it: an enclosing grad, or a tracked argument.
         again = mode.depth > 0 or any(isinstance(t, Tensor) and t.node is not None for t in given)
@@ -130,6 +139,11 @@ def value_and_grad(
             with enable_grad():
                 varied = {i: tree_map(entry, args[i]) for i in positions}
                 result = f(*(varied.get(i, a) for i, a in enumerate(args)), **kwargs)
+                if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+                    raise fail(
+                        GraphError, "grad",
+                        f"with has_aux the function must return (value, aux), not {describe(result)}",
+                    )  # fmt: skip
                 out, aux = result if has_aux else (result, None)
                 if not isinstance(out, Tensor) or out.size != 1:
                     raise fail(
@@ -144,6 +158,15 @@ def value_and_grad(
         return ((out, aux) if has_aux else out), (tuple(grads) if several else grads[0])
 
     return run
+
+
+def places(argnums: int | Sequence[int], count: int, name: str) -> tuple[int, ...]:
+    """Which of `count` arguments are meant, from 0; negative numbers count from the end. Raises RangeError."""
+    chosen = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
+    for i in chosen:
+        if not -count <= i < count:
+            raise fail(RangeError, name, f"argnums {i} is out of range for {count} arguments")
+    return tuple([i % count for i in chosen])
 
 
 def entry(x: Any) -> Tensor:

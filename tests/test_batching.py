@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 
 import numpy as np
@@ -114,30 +115,44 @@ def mlp(width, dtype="float64"):
     return params, x, y, loss
 
 
-def test_per_example_gradients_equal_a_loop_and_are_ten_times_faster():
-    params, x, y, loss = mlp(64, "float32")
+def best_of(runs, clock, best):
+    """The best times of a few more runs, in turn: neighbours only ever add to them."""
+    for name, run in runs.items():
+        for _ in range(1 if name == "one by one" else 3):
+            start = clock()
+            run()
+            best[name] = min(best.get(name, math.inf), clock() - start)
+    return best
+
+
+@pytest.mark.parametrize("width", [64, 1000])
+def test_per_example_gradients_equal_a_loop_and_are_ten_times_faster(monkeypatch, width):
+    """The wide result is 100 MB. A machine whose memory or second core is too busy to write it in a tenth of the loop's
+    time is asked for less: of one thread's time hardly more than NumPy takes to write that array and nothing else."""
+    params, x, y, loss = mlp(width, "float32")
     batched, one = gg.vmap(gg.grad(loss), (None, 0, 0)), gg.grad(loss)
+    slopes, inputs = np.ones((256, 100, 1), "float32"), x.numpy()[:, None]
 
     def loop():
         rows = [one(params, x[i], y[i]) for i in range(256)]
         return {k: gg.stack([r[k] for r in rows]) for k in params}
 
-    got, want = batched(params, x, y), loop()
+    at_once = lambda: batched(params, x, y)
+    got, want = at_once(), loop()
     for k in params:
         assert np.abs(got[k].numpy() - want[k].numpy()).max() <= 1e-5 * np.abs(want[k].numpy()).max()
     del got, want
-    for _ in range(6):  # a busy machine gets more tries, not a looser bound
-        spent = []
-        for run in (lambda: batched(params, x, y), loop):
-            times = []
-            for _ in range(3):
-                start = time.process_time()
-                run()
-                times.append(time.process_time() - start)
-            spent.append(min(times))
-        if 10 * spent[0] <= spent[1]:
+    best, alone = {}, {}
+    for _ in range(5):
+        best_of({"at once": at_once, "one by one": loop}, time.perf_counter, best)
+        if 10 * best["at once"] <= best["one by one"]:
             return
-    pytest.fail(f"256 per-example gradients took {spent[0]:.4f} s at once, {spent[1]:.4f} s one by one")
+    monkeypatch.setenv("GPUGRAD_THREADS", "1")
+    for _ in range(5):
+        best_of({"at once": at_once, "its array": lambda: slopes * inputs}, time.thread_time, alone)
+        if width == 1000 and alone["at once"] <= 1.4 * alone["its array"]:
+            return
+    pytest.fail(f"256 per-example gradients: {best}, and {alone} of one thread's time")
 
 
 def test_float64_per_example_gradients_sum_to_the_batch_gradient():
@@ -212,3 +227,43 @@ def test_refusals_say_what_to_do():
         gg.vmap(lambda a: a, out_axes=None)(x)
     with pytest.raises(RangeError, match="vmap"):
         gg.vmap(lambda a: a, in_axes=1)(x)
+
+
+@pytest.mark.parametrize("name", gg.losses.TABLE)
+def test_gradients_of_losses_per_example(name):
+    """Their checks of values look at all examples, and name the first that is wrong."""
+    loss, rng = gg.losses.TABLE[name], np.random.default_rng(3)
+    rows, labels = rng.dirichlet(np.ones(3), size=(5, 2)), rng.integers(0, 3, (5, 2))
+    of_classes = name in ("sce", "sce_logits", "categorical_hinge")
+    target = labels if of_classes else np.eye(3)[labels] if "hinge" in name else rows[::-1].copy()
+    x, y = t64(rows), gg.tensor(target)
+    each = gg.vmap(gg.grad(loss))(x, y)
+    close(each, gg.stack([gg.grad(loss)(x[i], y[i]) for i in range(5)]))
+    if "ce" in name:
+        wrong = target.copy()
+        wrong[3] = 7
+        with pytest.raises((gg.errors.DomainError, RangeError), match="7"):
+            gg.vmap(gg.grad(loss))(x, gg.tensor(wrong))
+
+
+def test_updates_of_elements_named_twice():
+    """Also where each example names elements of its own."""
+    x = t64(np.arange(24.0).reshape(3, 4, 2) + 1)
+    ids = gg.tensor([[0, 0, 1], [1, -1, 3], [2, 2, 2]])
+    updates = {
+        "fixed": lambda x, i: x.at[[0, 0, 1]].multiply(x[[1, 2, 0]]),
+        "add": lambda x, i: x.at[i].add(x[:3]),
+        "multiply": lambda x, i: x.at[i].multiply(x[1:]),
+        "max": lambda x, i: x.at[i, 1].max(x[1:, 0]),
+        "min": lambda x, i: x.at[:, i[:2] % 2].min(2.5),
+        "set": lambda x, i: x.at[i].set(x[1:]),
+    }
+    for f in updates.values():
+        close(gg.vmap(f)(x, ids), gg.stack([f(x[k], ids[k]) for k in range(3)]))
+        slope = gg.grad(lambda x, i, f=f: (f(x, i) * x).sum())
+        close(gg.vmap(slope)(x, ids), gg.stack([slope(x[k], ids[k]) for k in range(3)]))
+    for name in ("add", "multiply"):
+        with pytest.raises(RangeError, match="index 4 at position"):
+            gg.vmap(updates[name])(x, ids + gg.tensor([0, 0, 2])[:, None])
+    with pytest.raises(ShapeError, match=r"mask|own for each example"):
+        gg.vmap(lambda x, b: x.at[b].add(gg.ones((1, 2))))(x, x[..., 0] > 3)

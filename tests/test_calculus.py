@@ -13,6 +13,9 @@ import pytest
 
 import gpugrad as gg
 from gpugrad.errors import GraphError, ShapeError
+from gpugrad.op import TABLE
+
+from .ops.test_table import SMOOTH, tensors, varied
 
 
 def t64(value):
@@ -55,7 +58,13 @@ def numeric_jacobian(f, x, h=1e-3):
 
 
 def test_vjp_pulls_back_any_number_of_cotangents():
-    out, pullback = gg.vjp(vector, X)
+    calls = []
+
+    def counted(x):
+        calls.append(1)
+        return vector(x)
+
+    out, pullback = gg.vjp(counted, X)
     jac = numeric_jacobian(vector, X)
     close(out, vector(X))
     assert not out.requires_grad
@@ -63,6 +72,7 @@ def test_vjp_pulls_back_any_number_of_cotangents():
         u = np.random.default_rng(seed).normal(size=3)
         (g,) = pullback(t64(u))
         close(g, u @ jac, 1e-8)
+    assert len(calls) == 1
 
 
 def test_vjp_of_structures_aux_and_absent_parts():
@@ -103,6 +113,30 @@ def test_linearize_agrees_with_jvp_at_every_direction_and_runs_f_once():
     assert len(calls) == 1
     with pytest.raises(ShapeError, match="2 tangents for 1 primals"):
         push(V, V)
+
+
+@pytest.mark.parametrize("name, sample", [p for p in SMOOTH if p.values[1].second])
+def test_the_transpose_of_every_linearized_op_is_its_pullback(name, sample):
+    """linearize pushes tangents forward; pulled back through that, cotangents are what vjp makes of them."""
+    op, fixed = TABLE[name], tensors(sample)
+    where = varied(op, sample)
+    xs = [fixed[i] for i in where]
+
+    def f(*moved):
+        args = list(fixed)
+        for i, x in zip(where, moved):
+            args[i] = x
+        out = op.call(*args, **sample.attrs)
+        return sample.chosen(out if isinstance(out, tuple) else (out,))
+
+    out, pullback = gg.vjp(f, *xs)
+    rng = np.random.default_rng(4)
+    u = tuple(t64(rng.normal(size=y.shape)) for y in out)
+    push = gg.linearize(f, *xs)[1]
+    _, transpose = gg.vjp(push, *[gg.zeros_like(x) for x in xs])
+    for got, want in zip(transpose(u), pullback(u)):
+        scale = max(1.0, float(np.abs(want.numpy()).max(initial=0)))
+        np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-9, atol=1e-9 * scale)
 
 
 # --- jacobian and hessian -----------------------------------------------------------------------------------
@@ -155,6 +189,23 @@ def test_hessian_blocks():
     assert by_a["u"][1].tolist() == [2.0, 4.0]
     assert by_b[0]["u"].tolist() == [2.0, 4.0]
     assert by_b[1].item() == 0.0
+
+
+def test_the_diagonal_of_a_hessian_without_the_hessian():
+    close(gg.hessian(scalar, diagonal=True)(X), np.diag(gg.hessian(scalar)(X).numpy()))
+    f = lambda a, b: (gg.sum(a["u"] ** 3 * b) + gg.sum(b**4), "aux")
+    a, b = {"u": t64([[1.0], [2.0]])}, t64([3.0, 4.0])
+    (by_a, by_b), aux = gg.hessian(f, (0, -1), has_aux=True, diagonal=True)(a, b)
+    assert (aux, by_a["u"].shape) == ("aux", (2, 1))
+    assert by_a["u"].tolist() == [[6.0 * 7.0], [12.0 * 7.0]]
+    assert by_b.tolist() == [108.0, 192.0]
+    assert gg.hessian(lambda x: x**3, diagonal=True)(2.0).item() == 12.0
+    assert gg.hessian(lambda x: x.sum(), diagonal=True)(gg.zeros((0, 2))).shape == (0, 2)
+    n = 1000
+    x = t64(np.linspace(0.5, 1.0, n))
+    long = lambda x: gg.sum(x**4) + gg.sum(x[1:] * x[:-1])
+    close(gg.hessian(long, diagonal=True)(x), 12 * x.numpy() ** 2)
+    assert peak(lambda: gg.hessian(long, diagonal=True)(x)) < 0.9 * n * n * 8
 
 
 def test_third_derivative_by_jacobian_of_hessian():
@@ -350,6 +401,13 @@ def test_checkpoint_of_constants_and_without_recording():
     total.backward()
     with pytest.raises(GraphError, match="already differentiated"):
         total.backward()
+
+
+def test_checkpoint_of_what_has_no_gradient():
+    x = X.detach().requires_grad_()
+    assert gg.checkpoint(lambda x: 3)(x) == 3
+    assert gg.checkpoint(lambda x: {"at": gg.argmax(x), "of": x.detach()})(x)["at"].item() == X.numpy().argmax()
+    assert not gg.checkpoint(lambda x: x.detach() * 2.0)(x).requires_grad
 
 
 def test_retained_graphs_run_a_segment_again_each_time():

@@ -48,7 +48,7 @@ def conv1d(
 ) -> gg.Tensor:
     """Cross-correlation of signals: x (N, C, L), weight (O, C / groups, k), bias (O,) to (N, O, L')."""
     out = conv.conv1d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return add_channels(out, bias)
+    return add_channels("conv1d", out, bias)
 
 
 def conv2d(
@@ -59,7 +59,7 @@ def conv2d(
     stride, padding (zeros), dilation: a number, or a pair for height and width. Raises ShapeError.
     """
     out = conv.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return add_channels(out, bias)
+    return add_channels("conv2d", out, bias)
 
 
 def conv_transpose1d(
@@ -68,7 +68,7 @@ def conv_transpose1d(
 ) -> gg.Tensor:  # fmt: skip
     """The adjoint of `conv1d` in its input: x (N, C, L), weight (C, O / groups, k), bias (O,) to (N, O, L')."""
     a = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    return add_channels(conv.conv_transpose1d(x, weight, **a, groups=groups), bias)
+    return add_channels("conv_transpose1d", conv.conv_transpose1d(x, weight, **a, groups=groups), bias)
 
 
 def conv_transpose2d(
@@ -80,11 +80,14 @@ def conv_transpose2d(
     H' = (H - 1) stride - 2 padding + dilation (h - 1) + output_padding + 1. Raises ShapeError.
     """
     a = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    return add_channels(conv.conv_transpose2d(x, weight, **a, groups=groups), bias)
+    return add_channels("conv_transpose2d", conv.conv_transpose2d(x, weight, **a, groups=groups), bias)
 
 
-def add_channels(x: Any, bias: Any) -> gg.Tensor:
-    """x (N, C, ...) plus a bias (C,), or x if there is none."""
+def add_channels(op: str, x: Any, bias: Any) -> gg.Tensor:
+    """x (N, C, ...) plus a bias (C,), or x if there is none. Raises ShapeError."""
+    if bias is not None and bias.shape != x.shape[1:2]:
+        have, want = list(bias.shape), list(x.shape[1:2])
+        raise fail(ShapeError, op, f"bias has shape {have}, expected {want}, one number a channel")
     return x if bias is None else x + gg.reshape(bias, (-1,) + (1,) * (x.ndim - 2))  # type: ignore[no-any-return]
 
 

@@ -184,6 +184,8 @@ class Convolution(Module):
         self.kernel_size, self.stride, self.padding, self.dilation = (
             extents(size, self.axes) for size in (kernel_size, stride, padding, dilation)
         )
+        for size in self.kernel_size:
+            positive(name, kernel_size=size)
         first, second = (in_channels, out_channels) if self.adjoint else (out_channels, in_channels)
         shape = (first, second // groups, *self.kernel_size)
         made: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}

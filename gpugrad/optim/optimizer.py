@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import gpugrad as gg
-from gpugrad.errors import DeviceError, DomainError, GraphError, ShapeError, describe, fail
+from gpugrad.errors import DeviceError, DomainError, DTypeError, GraphError, ShapeError, describe, fail
 
 Params: TypeAlias = "Iterable[gg.Tensor] | Iterable[tuple[str, gg.Tensor]] | Iterable[Mapping[str, Any]]"
 NoDecay: TypeAlias = "bool | Callable[[str, gg.Tensor], bool]"
@@ -25,6 +25,8 @@ def named(op: str, params: Any, start: int = 0) -> list[tuple[str, gg.Tensor]]:
         name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (f"params[{i}]", entry)
         if not isinstance(p, gg.Tensor):
             raise fail(DomainError, op, f"{name} is a {type(p).__name__}, expected a tensor")
+        if p.dtype.kind in "biu":
+            raise fail(DTypeError, op, f"{name} is {describe(p)}; only floating-point tensors are optimised")
         if not p.is_leaf:
             raise fail(
                 GraphError, op, f"{name}, {describe(p)}, is computed from other tensors; only leaves are optimised"
@@ -231,6 +233,8 @@ class Optimizer:
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, into the present arrays. Raises DomainError if it is another optimiser's."""
+        if "groups" not in saved:
+            raise fail(DomainError, self.name, "the saved state has no groups; expected what state_dict() gave")
         groups = saved["groups"]
         if saved["kind"] != self.name or len(groups) != len(self.param_groups):
             raise fail(
@@ -275,5 +279,9 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def check_option(op: str, key: str, value: Any) -> None:
     """Raise DomainError for a hyper-parameter out of its range."""
     expected, fits = RANGES.get(key, ("at least 0", lambda v: isinstance(v, bool) or 0 <= v < float("inf")))
-    if not fits(value):
+    try:
+        right = fits(value)
+    except TypeError:  # no number, or not as many as expected
+        right = False
+    if not right:
         raise fail(DomainError, op, f"{key} is {value!r}, expected {expected}")
