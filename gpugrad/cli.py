@@ -96,6 +96,8 @@ def settings(command: Callable[..., None]) -> Callable[..., None]:
         option("--early-stop", type=int, metavar="N", help="Hold out a tenth of the training data; stop after N epochs"
                " without a better loss on it, and use the best."),
         shown("--log-every", type=int, default=Config.log_every, help="Steps between two lines of the log."),
+        shown("--replay/--no-replay", default=Config.replay, help="Trace the step once, then run it without Python:"
+              " the same numbers sooner."),
     ]  # fmt: skip
     for decorate in reversed(options):
         command = decorate(command)
@@ -106,7 +108,8 @@ def settings(command: Callable[..., None]) -> Callable[..., None]:
 @settings
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--out", metavar="DIR", help="Folder of the run, new or empty.  [default: runs/001, 002, ...]")
-@click.option("--resume", metavar="RUN", help="Go on with a run; --epochs, --data, --device, --quiet may be added.")
+@click.option("--resume", metavar="RUN", help="Go on with a run; --epochs, --data, --device, --replay, --quiet may"
+              " be added.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 def train(device: str, out: str | None, resume: str | None, quiet: bool, **fields: Any) -> None:
     """Train a network and leave a run folder.
@@ -121,10 +124,11 @@ def train(device: str, out: str | None, resume: str | None, quiet: bool, **field
     if resume is None:
         context.exit(job.start(Config(**fields), device=device, out=out, quiet=quiet))
     given = {k for k in context.params if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
-    fixed = sorted(given - {"resume", "epochs", "data", "device", "quiet"})
+    fixed = sorted(given - {"resume", "epochs", "data", "device", "replay", "quiet"})
     if fixed:
         raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
-    context.exit(job.resume(Path(resume), epochs=fields["epochs"], data=fields["data"], device=device, quiet=quiet))
+    changes = {name: fields[name] for name in ("epochs", "data", "replay") if name in given}
+    context.exit(job.resume(Path(resume), device=device, quiet=quiet, **changes))
 
 
 @main.command("eval")

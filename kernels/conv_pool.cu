@@ -16,7 +16,7 @@ template <class A> __device__ __forceinline__ bool tops(A value, A y) { return v
 // The pixel of the plane from which a window has its maximum y; -1 where the whole window lies outside.
 template <class T> __device__ __forceinline__ long long winner(const T* image, const Windows& w, int oy, int ox, Acc<T> y) {
     long long found = -1;
-    under(w, oy, ox, [&](long long p) {
+    under(w, oy, ox, [&](long long p, int) {
         if (tops(widen(image[p]), y)) found = p;
         return found < 0;
     });
@@ -27,7 +27,7 @@ template <class T> __global__ void max_pool2d(T* y, const T* x, Windows w, long 
     each_window(y, w, planes, [&](long long plane, int oy, int ox) {
         const T* image = x + plane * w.plane();
         Acc<T> most = -GG_INFINITY;
-        under(w, oy, ox, [&](long long p) {
+        under(w, oy, ox, [&](long long p, int) {
             Acc<T> value = widen(image[p]);
             if (value > most || value != value) most = value;
             return most == most;
@@ -64,7 +64,7 @@ template <class T> __global__ void avg_pool2d(T* y, const T* x, Windows w, long 
     each_window(y, w, planes, [&](long long plane, int oy, int ox) {
         const T* image = x + plane * w.plane();
         Acc<T> sum = 0;
-        under(w, oy, ox, [&](long long p) { sum += widen(image[p]); return true; });
+        under(w, oy, ox, [&](long long p, int) { sum += widen(image[p]); return true; });
         return narrow<T>(sum / w.taps());
     });
 }

@@ -5,7 +5,8 @@ A backend sees raw arrays only. `cpu` is always there; `cuda` is imported at the
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
 from gpugrad.backends.cpu import CPU
 from gpugrad.errors import DeviceError, DTypeError, describe, fail
@@ -76,13 +77,18 @@ def of_type(cls: type) -> Backend:
 
 
 class Impls(dict[type, Any]):
-    """Array type to code; an unseen type asks its backend once."""
+    """Array type to code; an unseen type asks its backend once. `layers`: what `swap` puts around every code."""
+
+    layers: ClassVar[list[Callable[[Any, Any], Any]]] = []
 
     def __init__(self, fwd: Any, special: dict[str, Any]) -> None:
         self.fwd, self.special = fwd, special
 
     def __missing__(self, cls: type) -> Any:
-        run = self[cls] = of_type(cls).implement(self.fwd, self.special)
+        run = of_type(cls).implement(self.fwd, self.special)
+        for layer in self.layers:
+            run = layer(self.special["op"], run)
+        self[cls] = run
         return run
 
 

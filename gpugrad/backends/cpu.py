@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import time
 from typing import Any
@@ -42,13 +43,37 @@ class CPUBackend:
     def synchronize(self) -> None:
         """Nothing to wait for on the host."""
 
-    def moment(self) -> float:
+    def release_memory(self) -> None:
+        """Give freed memory back to the system, where the C library can; it is kept for later arrays otherwise."""
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # neither musl, macOS nor Windows has it
+            ctypes.CDLL(None).malloc_trim(0)
+
+    def moment(self, stream: None = None) -> float:
         """Now."""
         return time.perf_counter()
 
     def seconds(self, start: float, end: float) -> float:
         """Their difference."""
         return end - start
+
+    def full_name(self, device: str) -> str:
+        """Always 'cpu'."""
+        return "cpu"
+
+    def new_stream(self, device: str, external: Any = None) -> None:
+        """There is no order but the host's own."""
+
+    use_stream = current_stream = new_stream
+
+    def is_done(self, work: Any) -> bool:
+        """Work is done when the call returns."""
+        return True
+
+    def wait_for(self, work: Any) -> None:
+        """Nothing to wait for on the host."""
+
+    def keep(self, stream: None, *objects: Any) -> None:
+        """Nothing happens later."""
 
 
 CPU = CPUBackend()

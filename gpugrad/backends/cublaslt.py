@@ -53,6 +53,7 @@ EPILOGUES = {
 BIAS, AUX, VECTOR = 4, 128, 4 | 16 | 256 | 512  # VECTOR: whatever reads or writes at the bias pointer
 MAKES_AUX, READS_AUX = ("relu_aux", "gelu_aux"), ("drelu", "dgelu", "drelu_bgrad", "dgelu_bgrad")
 SUMS = ("drelu_bgrad", "dgelu_bgrad", "bgrad_a", "bgrad_b")
+AUX_UNIT, MASK_UNIT = 8, 128  # a row of an aux matrix is a multiple of so many elements; of a bit mask, of so many bits
 
 WORKSPACE = 32 << 20  # bytes a stream: what Hopper's algorithms may ask for
 ALIGNED = 16  # bytes that an algorithm reads at once at most; a pointer counts as aligned to no more
@@ -94,6 +95,17 @@ class Matrix(NamedTuple):
     stride: int = 0
 
 
+def spelt(code: int) -> str:
+    """An epilogue's number in words."""
+    names = {known: name for name, known in EPILOGUES.items() if name is not None}
+    return " ".join(["bias"] * bool(code & BIAS) + [names[rest] for rest in (code & ~BIAS,) if rest])
+
+
+def compute_type(dtype: str, precision: str) -> int:
+    """What products of a type are computed in, with float32 at this precision: a cublasComputeType_t."""
+    return COMPUTE_64F if dtype == "float64" else COMPUTE_FLOAT32[precision] if dtype == "float32" else COMPUTE_32F
+
+
 class Problem(NamedTuple):
     """All that the choice of an algorithm depends on."""
 
@@ -131,7 +143,7 @@ class Path(NamedTuple):
         flags = "".join("T" if x.transposed else "N" for x in (p.a, p.b))
         what = f"{p.batch} x " * (p.batch > 1) + f"({p.m}, {p.k}) @ ({p.k}, {p.n}) {p.dtype} {flags}"
         how = self.reason or f"algorithm {self.algorithm}, {self.workspace} bytes of workspace"
-        return f"{what}, {self.compute}{f', epilogue {p.epilogue}' * (p.epilogue > 0)}: {how}"
+        return f"{what}, {self.compute}{f', epilogue {spelt(p.epilogue)}' * (p.epilogue > 0)}: {how}"
 
 
 def lies(rows: int, cols: int, row: int, col: int) -> Matrix | None:
@@ -357,14 +369,16 @@ class Plan:
         self.shape, self.copy_a, self.copy_b = geometry.shape, geometry.copy_a, geometry.copy_b
         number = c_double if dtype.name == "float64" else c_float
         self.alpha, self.beta = number(1), number(0)
-        self.a, self.b, self.d, self.bias, self.aux, self.workspace, self.stream = (c_void_p() for _ in range(7))
+        self.a, self.b, self.c, self.d, self.bias, self.aux, self.workspace, self.stream = (
+            c_void_p() for _ in range(8)
+        )  # fmt: skip
 
     def bind(self, handle: c_void_p, descriptors: tuple[c_void_p, ...], path: Path) -> None:
         """Prepare the call, once there is an algorithm. The library's A is our b."""
         self.path, (self.description, a, b, d) = path, descriptors
         self.arguments = (
             handle, self.description, ctypes.byref(self.alpha), self.b, a, self.a, b, ctypes.byref(self.beta),
-            self.d, d, self.d, d, (c_uint64 * 8).from_buffer_copy(path.algo), self.workspace, c_uint64(WORKSPACE),
+            self.c, d, self.d, d, (c_uint64 * 8).from_buffer_copy(path.algo), self.workspace, c_uint64(WORKSPACE),
             self.stream,
         )  # fmt: skip
 
@@ -381,20 +395,21 @@ class Gemm:
         self.library = None if self.missing else Library(library)
         self.matmul: Any = self.library and self.library.matmul
         self.workspaces: dict[tuple[int, int], Any] = {}
+        self.composed = 0  # products, or parts of them, that the library did not do
         self.chosen: dict[Any, Path] = {}  # by Problem, or by what was asked where it never came to one
         self.mine = threading.local()  # plans: descriptors and arguments belong to one thread
 
     def __call__(
         self, a: Any, b: Any, *, out: Any = None, bias: Any = None, epilogue: str | None = None, aux: Any = None,
-        alpha: float = 1.0, accumulate: bool = False,
+        alpha: float = 1.0, addend: Any = None,
     ) -> Any:  # fmt: skip
-        """epilogue(alpha a @ b + bias), broadcast as NumPy's matmul, in `out` or a new array.
+        """epilogue(alpha a @ b + addend + bias), broadcast as NumPy's matmul, in `out` or a new array.
 
         a (..., m, k) or (k,), b (..., k, n) or (k,). Arrays of float32, float64, float16 or bfloat16 go to cuBLASLt
         and are summed in float32 (float64 in itself); see `gpugrad.set_matmul_precision`. Transposed views are read as
         they lie. Other types, and what the library declines, are left to the array module; `paths` tells which and why.
 
-        out: an array of the result's shape, and of its type or float32. accumulate: add the product to what it holds.
+        out: an array of the result's shape, and of its type or float32. addend: another one of that shape, or `out`.
         bias (n,): added to each row. epilogue: 'relu' or 'gelu' (its tanh form). With '_aux' the result is (out, aux):
         aux is for 'drelu' and 'dgelu', which multiply by the slope of that activation; with '_bgrad' their result is
         (out, sums over the rows of out (n,)). 'bgrad_a' and 'bgrad_b': (out, sums over k of a (m,) or b (n,)). Those
@@ -405,14 +420,15 @@ class Gemm:
         p, q = a.data.ptr | ALIGNED, b.data.ptr | ALIGNED
         key = (
             a.shape, a.strides, a.dtype, p & -p, b.shape, b.strides, b.dtype, q & -q, device, get_matmul_precision(),
-            epilogue, accumulate, out is None or looks(out), bias is None or looks(bias), aux is None or looks(aux),
+            epilogue, out is None or looks(out), bias is None or looks(bias), aux is None or looks(aux),
+            addend is None or (addend is not out and looks(addend)),
         )  # fmt: skip
         try:
             plan = self.mine.plans[key]
         except (AttributeError, KeyError):
-            plan = self.prepare(key, a, b, out, bias, epilogue, aux, accumulate)
+            plan = self.prepare(key, a, b, out, bias, epilogue, aux, addend)
         if plan.reason:
-            return self.compose(a, b, out, bias, epilogue, aux, alpha, accumulate)
+            return self.compose(a, b, out, bias, epilogue, aux, alpha, addend)
         if plan.copy_a is not None:
             a = xp.ascontiguousarray(xp.broadcast_to(a, plan.copy_a))
         if plan.copy_b is not None:
@@ -425,11 +441,12 @@ class Gemm:
         except KeyError:
             workspace = self.workspaces[device, stream] = xp.empty(WORKSPACE, "uint8")
         plan.a.value, plan.b.value, plan.d.value = a.data.ptr, b.data.ptr, result.data.ptr
+        plan.c.value = plan.d.value if addend is None else addend.data.ptr
         plan.alpha.value, plan.workspace.value, plan.stream.value = alpha, workspace.data.ptr, stream
         status = self.matmul(*plan.arguments)
         if status:
             self.failed(plan, status)
-            return self.compose(a, b, out, bias, epilogue, aux, alpha, accumulate)
+            return self.compose(a, b, out, bias, epilogue, aux, alpha, addend)
         if self.backend.checked:
             xp.cuda.get_current_stream().synchronize()
         return result if extra is None else (result, extra)
@@ -437,19 +454,19 @@ class Gemm:
     # --- once a kind of product -------------------------------------------------------------------------------------
 
     def prepare(
-        self, key: Any, a: Any, b: Any, out: Any, bias: Any, epilogue: str | None, aux: Any, accumulate: bool
+        self, key: Any, a: Any, b: Any, out: Any, bias: Any, epilogue: str | None, aux: Any, addend: Any
     ) -> Plan:  # fmt: skip
         """Make the plan of a product and keep it for this thread. Raises what `__call__` raises for wrong operands."""
         if epilogue not in EPILOGUES:
             raise fail(DomainError, "matmul", f"no epilogue {epilogue!r}; expected one of {[*EPILOGUES]}")
-        if accumulate and out is None:
-            raise fail(DomainError, "matmul", "accumulate=True needs an array `out` to add to")
         single = epilogue in (*MAKES_AUX, *READS_AUX, *SUMS)
         lie = [steps(x.shape, x.strides, x.dtype.itemsize) for x in (a, b)]
         into = None if out is None else (out.shape, steps(out.shape, out.strides, out.dtype.itemsize))
         g = arrange(a.shape, lie[0], b.shape, lie[1], into, single)
         plan = Plan(g, a.dtype if out is None else out.dtype)
-        plan.beta.value = accumulate
+        plan.beta.value = addend is not None
+        if addend is not None and addend.shape != g.shape:
+            raise fail(ShapeError, "matmul", f"addend {describe(addend)} for a product of shape {list(g.shape)}")
         code = EPILOGUES[epilogue] | (BIAS if bias is not None else 0)
         if single and g.batch != 1:
             raise fail(ShapeError, "matmul", f"epilogue {epilogue!r} takes one matrix b, not {describe(b)}")
@@ -457,13 +474,16 @@ class Gemm:
             raise fail(ShapeError, "matmul", f"bias {describe(bias)} for {g.n} columns and epilogue {epilogue!r}")
         if code & AUX:
             relu = "relu" in str(epilogue)
-            width = -(-g.n // 128) * 16 if relu else -(-g.n // 8) * 8  # a bit an element, or the element
-            plan.aux_shape, plan.aux_dtype = (g.m, width), np.dtype("uint8") if relu else plan.dtype
+            plan.aux_shape = mask_shape((g.m, g.n)) if relu else (g.m, -(-g.n // AUX_UNIT) * AUX_UNIT)
+            plan.aux_dtype = np.dtype("uint8") if relu else plan.dtype
             if epilogue in READS_AUX and (aux is None or (aux.shape, aux.dtype) != (plan.aux_shape, plan.aux_dtype)):
                 wanted = f"{plan.aux_dtype}{list(plan.aux_shape)}"
                 raise fail(ShapeError, "matmul", f"epilogue {epilogue!r} needs aux {wanted}, got {describe(aux)}")
         plan.sums = g.m if epilogue == "bgrad_a" else g.n
         plan.reason = self.unfit(plan, a, b, bias, aux)
+        if addend is not None and addend is not out and not plan.reason:
+            like = out is None and addend.dtype == plan.dtype and addend.flags.c_contiguous
+            plan.reason = "" if like else "the addend does not lie like the result"
         if plan.reason:
             if 0 not in (g.m, g.n, g.k, g.batch):
                 self.chosen.setdefault((plan.reason, a.dtype.name, b.dtype.name), Path(None, "", None, 0, plan.reason))
@@ -496,10 +516,10 @@ class Gemm:
     def solve(self, plan: Plan, key: Any, name: str, code: int, aux: Any, bias: Any) -> None:
         """Describe the problem, and find or look up its algorithm."""
         g, device = plan.geometry, key[8]
-        compute = COMPUTE_64F if name == "float64" else COMPUTE_FLOAT32[key[9]] if name == "float32" else COMPUTE_32F
+        compute = compute_type(name, key[9])
         alignment = (
             ALIGNED if g.copy_a else key[3], ALIGNED if g.copy_b else key[7],
-            ALIGNED if key[12] is True else key[12][3],
+            min(ALIGNED if type(x) is bool else x[3] for x in (key[11], key[14])),
         )  # fmt: skip
         aux_ld = 0 if not code & AUX else plan.aux_shape[1] * (8 if plan.aux_dtype.name == "uint8" else 1)
         assert g.d is not None
@@ -550,32 +570,31 @@ class Gemm:
     # --- without the library ----------------------------------------------------------------------------------------
 
     def compose(
-        self, a: Any, b: Any, out: Any, bias: Any, epilogue: str | None, aux: Any, alpha: float, accumulate: bool
+        self, a: Any, b: Any, out: Any, bias: Any, epilogue: str | None, aux: Any, alpha: float, addend: Any
     ) -> Any:  # fmt: skip
         """What `__call__` gives, of a bare product and functions of the array module."""
         xp = self.xp
+        self.composed += 1
         if a.dtype != b.dtype:
             common = promote(a.dtype, b.dtype)
             a, b = a.astype(common, copy=False), b.astype(common, copy=False)
-            return self(a, b, out=out, bias=bias, epilogue=epilogue, aux=aux, alpha=alpha, accumulate=accumulate)
-        bare = out is None and bias is None and epilogue is None
+            return self(a, b, out=out, bias=bias, epilogue=epilogue, aux=aux, alpha=alpha, addend=addend)
+        bare = out is None and bias is None and epilogue is None and addend is None
         y = self.product(a, b) if bare else self(a, b)
         if bare and alpha == 1:
             return y
         kind, n, extra = (y if out is None else out).dtype, 1 if b.ndim == 1 else b.shape[-1], None
         flat = (y.size // max(n, 1), n)
         rows = wide(y).reshape(flat) * alpha
-        rows = rows + wide(out).reshape(flat) if accumulate else rows
+        rows = rows if addend is None else rows + wide(addend).reshape(flat)
         rows = rows if bias is None else rows + wide(bias)
         if epilogue in ("relu", "relu_aux"):
             if epilogue == "relu_aux":
-                mask = xp.zeros((rows.shape[0], -(-n // 128) * 128), "bool")
-                mask[:, :n] = rows > 0
-                extra = xp.packbits(mask, bitorder="little").reshape(rows.shape[0], -1)
+                extra = mask_of(xp, rows)
             rows = xp.maximum(rows, 0)
         elif epilogue in ("gelu", "gelu_aux"):
             if epilogue == "gelu_aux":
-                extra = xp.zeros((rows.shape[0], -(-n // 8) * 8), kind)
+                extra = xp.zeros((rows.shape[0], -(-n // AUX_UNIT) * AUX_UNIT), kind)
                 extra[:, :n] = rows
             rows = 0.5 * rows * (1 + bend(xp, rows))
         elif epilogue in ("drelu", "drelu_bgrad"):
@@ -606,9 +625,33 @@ class Gemm:
         """Every kind of product so far: its algorithm, or why it did not go to the library."""
         return list(self.chosen.values())
 
+    def compute_name(self, dtype: Any) -> str:
+        """What a product of this type is computed in here and now."""
+        return COMPUTE_NAME[compute_type(dtype.name, get_matmul_precision())]
+
+    def computed(self) -> list[str]:
+        """What products were computed in so far, such as 'float32 in 32F' or 'float32 without cuBLASLt'."""
+        return sorted({
+            f"{p.problem.dtype} {f'in {p.compute}' if not p.reason else 'without cuBLASLt'}"
+            for p in self.paths() if p.problem is not None
+        })  # fmt: skip
+
     def report(self) -> str:
         """`paths` as text, a line each."""
         return "\n".join(map(str, self.paths()))
+
+
+def mask_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The shape in bytes of the bit mask of an array: its rows, each a whole number of units."""
+    return math.prod(shape[:-1]), -(-shape[-1] // MASK_UNIT) * MASK_UNIT // 8
+
+
+def mask_of(xp: Any, x: Any) -> Any:
+    """Where x is above 0, a bit an element, as the library's relu notes it."""
+    rows, width = mask_shape(x.shape)
+    mask = xp.zeros((rows, width * 8), "bool")
+    mask[:, : x.shape[-1]] = x.reshape(rows, -1) > 0
+    return xp.packbits(mask, bitorder="little").reshape(rows, width)
 
 
 GELU_SCALE, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715

@@ -6,8 +6,11 @@ import contextlib
 import ctypes
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from gpugrad.backends.cublaslt import Gemm
 from gpugrad.backends.launch import Launch
@@ -117,7 +120,10 @@ class CUDABackend:
         self.xp = xp
         self.array_type: type = xp.ndarray
         self.streams: dict[int, Any] = {}
-        self.mailbox = Mailbox(xp.cuda.alloc_pinned_memory(BYTES))
+        self.used: set[int] = set()  # numbers of devices
+        self.lock = threading.Lock()
+        self.kept: list[tuple[Any, Any]] = []  # objects that a device still uses, and the event after which it does not
+        self.mailbox = Mailbox(xp.cuda.alloc_pinned_memory(BYTES), self.finish)
         self.launches = 0  # of kernels of ours
         self.checked = os.environ.get("GPUGRAD_DEBUG", "0") != "0"
         self.count = xp.cuda.runtime.getDeviceCount()
@@ -125,6 +131,7 @@ class CUDABackend:
 
     def use(self, index: int) -> None:
         """Make the device's stream current, unless the user chose one. The device is the current one."""
+        self.used.add(index)
         if self.xp.cuda.get_current_stream().ptr == 0:
             if index not in self.streams:
                 self.streams[index] = self.xp.cuda.Stream(non_blocking=False)
@@ -152,13 +159,16 @@ class CUDABackend:
         return call
 
     def asarray(self, value: Any, dtype: Any = None, *, device: str | None = None, copy: bool | None = None) -> Any:
-        """A CuPy array on `device` (the current one if None); from another device by a copy between the two."""
+        """A CuPy array on `device` (the current one if None); from another device by a copy between the two.
+
+        The values of the host are read before this returns.
+        """
         with self.scope(device or "cuda"):
             if isinstance(value, self.xp.ndarray) and value.device.id != self.xp.cuda.Device().id:
                 if copy is False:
                     raise ValueError(f"{self.device_of(value)} to {device} needs a copy")
                 return self.xp.array(value, dtype=dtype, copy=True)
-            return self.xp.asarray(value, dtype=dtype, copy=copy)
+            return self.xp.asarray(value, dtype=dtype, copy=copy, blocking=self.is_pinned(value))
 
     def to_numpy(self, array: Any) -> Any:
         """A copy of the values on the host; waits for the current stream. Raises what a kernel reported until then."""
@@ -186,14 +196,95 @@ class CUDABackend:
 
     def synchronize(self) -> None:
         """Wait for everything on every device that was used. Raises what a kernel reported."""
-        for index in self.streams:
-            self.xp.cuda.Device(index).synchronize()
+        self.finish()
         self.mailbox.check()
 
-    def moment(self) -> Any:
-        """An event in the current stream."""
+    def finish(self) -> None:
+        """Wait for everything on every device that was used."""
+        for index in sorted(self.used):
+            self.xp.cuda.Device(index).synchronize()
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    def full_name(self, device: str) -> str:
+        """'cuda:N', of 'cuda' the current one."""
+        return device if ":" in device else f"cuda:{self.device}"
+
+    def new_stream(self, device: str, external: Any = None) -> Any:
+        """Another stream on a device, or that of another library. Like the device's own it is a blocking one."""
+        if external is None:
+            with self.scope(device):
+                return self.xp.cuda.Stream(non_blocking=False)
+        known = external if hasattr(external, "__cuda_stream__") else Address(external)
+        return self.xp.cuda.Stream.from_external(known)
+
+    def current_stream(self, device: str) -> Any:
+        """The stream that work on a device goes to."""
+        with self.scope(device):
+            return self.xp.cuda.get_current_stream()
+
+    def use_stream(self, device: str, stream: Any) -> None:
+        """Let work on a device go to a stream."""
+        with self.scope(device):
+            stream.use()
+
+    def follow(self, before: Any) -> Any:
+        """The current stream, which begins after all that another was given if that is another."""
+        now = self.xp.cuda.get_current_stream()
+        if now.ptr != before.ptr:
+            now.wait_event(self.moment(before))
+        return now
+
+    def is_done(self, work: Any) -> bool:
+        """Whether a stream or an event is done."""
+        return work.done  # type: ignore[no-any-return]
+
+    def wait_for(self, work: Any) -> None:
+        """Wait for a stream or an event. Raises what a kernel reported until then."""
+        work.synchronize()
+        self.mailbox.check()
+
+    def keep(self, stream: Any, *objects: Any) -> None:
+        """Hold objects until a stream has done what it was given so far; that is looked at with the next ones."""
+        if self.xp.cuda.get_current_stream().is_capturing():
+            raise fail(DeviceError, "to", "a copy that does not wait cannot be captured")
+        with self.lock:
+            kept = [pair for pair in self.kept if not pair[0].done]
+            self.kept = [*kept, (self.moment(stream), objects)]
+
+    def is_pinned(self, value: Any) -> bool:
+        """Whether an array lies in page-locked memory."""
+        while value is not None and not isinstance(value, self.xp.cuda.PinnedMemoryPointer):
+            value = getattr(value, "base", None)
+        return value is not None
+
+    def pinned(self, like: Any, copy: bool = True) -> Any:
+        """A NumPy array in page-locked memory: a copy of an array, or one of its shape and dtype."""
+        memory = self.xp.cuda.alloc_pinned_memory(max(1, like.nbytes))
+        array = np.ndarray(like.shape, like.dtype, memory)
+        if copy:
+            array[...] = like
+        return array
+
+    def send(self, array: Any, device: str) -> Any:
+        """A NumPy array on a device without waiting: from pinned memory, which is read when the stream gets there."""
+        with self.scope(device):
+            made, stream = self.xp.asarray(array), self.xp.cuda.get_current_stream()
+            self.keep(stream, array)
+            return made
+
+    def fetch(self, array: Any) -> Any:
+        """An array in pinned memory without waiting: its values are there when the stream gets there."""
+        with self.scope(self.device_of(array)):
+            host, stream = self.pinned(array, copy=False), self.xp.cuda.get_current_stream()
+            array.get(out=host, blocking=False)
+            self.keep(stream, host)
+            return host
+
+    def moment(self, stream: Any = None) -> Any:
+        """An event in a stream, the current one if None."""
         event = self.xp.cuda.Event()
-        event.record()
+        event.record(stream)
         return event
 
     def seconds(self, start: Any, end: Any) -> float:
@@ -263,6 +354,16 @@ class CUDABackend:
     def processors(self) -> int:
         """Number of multiprocessors of the first device."""
         return int(self.xp.cuda.runtime.getDeviceProperties(0)["multiProcessorCount"])
+
+
+class Address:
+    """A stream of another library by its address, as CuPy takes one."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
 
 
 class Captured:

@@ -135,6 +135,10 @@ class Launch:
             return False
         return len({a.dtype for a in arrays}) == 1 and arrays[0].dtype.name in FLOATS
 
+    def place(self, like: Any, reuse: bool) -> Any:
+        """Memory for a result like an operand: the operand's own, if it may be overwritten."""
+        return like if reuse and like.flags.c_contiguous else self.xp.empty(like.shape, like.dtype)
+
     def map(self, name: str, types: tuple[Any, ...], args: tuple[Any, ...], n: int) -> None:
         """Launch kernel `name` over n pieces of work, none: nothing. See `tiles` for types and args."""
         if n:
@@ -185,7 +189,7 @@ class Launch:
 
     @property
     def gemm(self) -> Gemm:
-        """Matrix products, with epilogues: `launch.gemm(a, b, out=, bias=, epilogue=, accumulate=)`."""
+        """Matrix products, with epilogues: `launch.gemm(a, b, out=, bias=, epilogue=, addend=)`."""
         return self.backend.gemm
 
     def site(self, kind: type[GpugradError], op: str, message: str, shape: tuple[int, ...] | None = None) -> int:
@@ -193,11 +197,11 @@ class Launch:
         return self.backend.mailbox.site(kind, op, message, shape)
 
 
-def elementwise(launch: Launch, *arrays: Any) -> Any:
-    """`name<T>(out, in..., n)` on arrays of one shape and dtype."""
+def elementwise(launch: Launch, *arrays: Any, reuse: bool = False) -> Any:
+    """`name<T>(out, in..., n)` on arrays of one shape and dtype; with `reuse` over the last one."""
     first = arrays[0]
     if not launch.takes(*arrays) or any(a.shape != first.shape for a in arrays):
         return NotImplemented
-    out = launch.xp.empty(first.shape, first.dtype)
+    out = launch.place(arrays[-1], reuse)
     launch.map(launch.kernel.name, (first.dtype,), (out, *arrays, out.size), -(-out.nbytes // 16))  # a packet a thread
     return out

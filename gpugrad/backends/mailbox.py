@@ -7,6 +7,7 @@ survives, and no copy or synchronisation is added.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -30,10 +31,13 @@ class Site(NamedTuple):
 
 
 class Mailbox:
-    """One letter box for all kernels of a backend; `address` is what kernels get."""
+    """One letter box for all kernels of a backend; `address` is what kernels get.
 
-    def __init__(self, memory: Any) -> None:
-        self.memory = memory  # pinned: the device writes to it directly, at the same address
+    memory: pinned, the device writes to it directly, at the same address. settle: waits for all kernels.
+    """
+
+    def __init__(self, memory: Any, settle: Callable[[], None]) -> None:
+        self.memory, self.settle = memory, settle
         self.letter = np.frombuffer(memory, LAYOUT, 1)
         self.letter[:] = np.zeros((), LAYOUT)
         self.occupied = self.letter["site"]
@@ -56,6 +60,7 @@ class Mailbox:
     def check(self) -> None:
         """Raise what a kernel reported, and empty the box. Call it only after waiting for the device."""
         if self.occupied[0]:
+            self.settle()  # another stream may be writing
             letter = self.letter[0].copy()
             self.letter[:] = np.zeros((), LAYOUT)
             site, row, value = self.sites[letter["site"] - 1], letter["row"], letter["value"]

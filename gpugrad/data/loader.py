@@ -1,7 +1,8 @@
-"""Mini-batches of arrays that stay where they are: no workers, no copies between host and device per batch."""
+"""Mini-batches of arrays that stay where they are, and batches of the host that are copied to a GPU beforehand."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -88,3 +89,59 @@ class ArrayLoader:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in self.arrays)
         return f"ArrayLoader({shapes}; batch_size={self.batch_size}, {len(self)} batches, epoch {self.epoch})"
+
+
+class Prefetch:
+    """Batches of a loader on a GPU, copied there while earlier ones are still computed with.
+
+    loader: yields tuples of CPU tensors and has a length, such as an `ArrayLoader` of arrays that do not fit on the
+    GPU. ahead: how many batches wait there for their turn. They are copied from pinned memory in a stream of their own;
+    the current stream waits for a batch when it is given out. With device='cpu' batches come as they are. Its state is
+    the loader's after the batch last given out. Raises DomainError for `ahead` below 1.
+    """
+
+    def __init__(self, loader: Any, device: str = "cuda", ahead: int = 2) -> None:
+        if ahead < 1:
+            raise fail(DomainError, "Prefetch", f"ahead is {ahead}, expected at least 1")
+        self.loader, self.ahead = loader, ahead
+        self._copies = gg.Stream(device)
+        self.device = self._copies.device
+        self._state: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[gg.Tensor, ...]]:
+        coming: deque[tuple[Any, gg.Event, Any]] = deque()
+        for batch in self.loader:
+            coming.append((*self._send(batch), self._read_state()))
+            if len(coming) > self.ahead:
+                yield self._take(*coming.popleft())
+        while coming:
+            yield self._take(*coming.popleft())
+
+    def _send(self, batch: tuple[gg.Tensor, ...]) -> tuple[tuple[gg.Tensor, ...], gg.Event]:
+        """Start the copies of a batch; the event is their end."""
+        self._copies.wait(gg.current_stream(self.device))  # which may still read memory of a batch that was let go
+        with self._copies:
+            there = tuple(x.pin_memory().to(self.device, non_blocking=True) for x in batch)
+            return there, self._copies.record()
+
+    def _take(self, batch: tuple[gg.Tensor, ...], arrived: gg.Event, state: Any) -> tuple[gg.Tensor, ...]:
+        """The batch, which the current stream may use."""
+        gg.current_stream(self.device).wait(arrived)
+        self._state = state
+        return batch
+
+    def _read_state(self) -> Any:
+        return self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
+
+    def state_dict(self) -> Any:
+        """The loader's state after the batch that was given out last."""
+        return self._read_state() if self._state is None else self._state
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.loader.load_state_dict(saved)
+        self._state = None

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from gpugrad.testing.fake_streams import submit
+
 P = c_void_p
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "Create": (P,),
@@ -43,6 +45,11 @@ ATTRIBUTES: dict[str, dict[int, tuple[str, Any]]] = {
     },
 }  # fmt: skip
 DTYPE = {0: "float32", 1: "float64", 2: "float16", 14: "uint16"}  # bfloat16 as its bits
+# DEFAULT, then RELU 2, BIAS 4, DRELU 8, BGRAD 16, GELU 32, DGELU 64, AUX 128, BGRADA 256, BGRADB 512 as they combine
+EPILOGUES = (1, 2, 4, 6, 130, 134, 136, 152, 32, 36, 160, 164, 192, 208, 256, 512)
+SUMS = 16 | 256 | 512
+BITS: Any = "little"  # the order of a mask's bits in a byte
+VECTOR = 4 | SUMS  # whatever reads or writes at the bias pointer
 TRANSFER = {"A": "align_a", "B": "align_b", "C": "align_c", "D": "align_d"}
 SPLIT_FROM = 512  # inner lengths from which an algorithm wants a workspace, and splits the sum if it may
 OUTPUT_TYPE = 4  # the reduction scheme that adds parts in the type of D
@@ -243,13 +250,16 @@ class Library:
             return INVALID_VALUE
         if len({x.batch for x in (a, b, d)}) > 1 or (d.batch > 1 and d.stride < d.rows):
             return INVALID_VALUE
+        if desc.epilogue not in EPILOGUES:
+            return INVALID_VALUE
         if desc.epilogue & 128:
             unit = 128 if desc.epilogue & 10 else 8
-            if desc.aux_ld % unit or desc.aux_ld < m or d.batch > 1 or desc.aux % 16:
+            if desc.aux_ld % unit or desc.aux_ld < m or not desc.aux or desc.aux % 16:
                 return INVALID_VALUE
-        needs_bias = desc.epilogue & (4 | 16 | 256 | 512)
-        if needs_bias and not desc.bias:
+        if desc.epilogue & VECTOR and (not desc.bias or desc.bias % np.dtype(DTYPE[d.type]).itemsize):
             return INVALID_VALUE
+        if d.batch > 1 and desc.epilogue & (128 | SUMS):
+            return NOT_SUPPORTED
         return NOT_SUPPORTED if double and desc.epilogue != 1 else OK
 
     def MatmulAlgoGetHeuristic(
@@ -298,16 +308,15 @@ class Library:
             return INVALID_VALUE
         if any(not p or p % n for p, n in zip((a, b, c, d), data[2:6])) or size < data[6] or (size and not workspace):
             return INVALID_VALUE
-        memory(workspace, "uint8", data[6])[:] = 0xA5
         number = ctypes.c_double if what.scale else ctypes.c_float
         factors = number.from_address(alpha).value, number.from_address(beta).value
         now = Record("MatmulDesc", **{k: v for k, v in what.__dict__.items() if k != "kind"})
 
         def work() -> None:
+            memory(workspace, "uint8", data[6])[:] = 0xA5
             multiply(now, layouts, (a, b, c, d), *factors, halves=bool(data[7]))
 
-        graph = self.graph()
-        work() if graph is None else graph.work.append(work)
+        submit(work)
         return OK
 
 
@@ -334,9 +343,9 @@ def multiply(
         if relu:
             on = np.zeros((cols, desc.aux_ld), bool)
             on[:, :rows] = x[0].T > 0
-            mask[:] = np.packbits(on, axis=1, bitorder="little")
+            mask[:] = np.packbits(on, axis=1, bitorder=BITS)
         else:
-            x = x * np.unpackbits(mask, axis=1, bitorder="little")[:, :rows].T
+            x = x * np.unpackbits(mask, axis=1, bitorder=BITS)[:, :rows].T
     if code & 128 and (gelu_ or dgelu):
         kept = memory(desc.aux, d.dtype.name, cols * desc.aux_ld).reshape(cols, -1)[:, :rows]
         if gelu_:

@@ -2,7 +2,7 @@
 
 It refuses what CuPy refuses: names that CuPy lacks, arguments that CuPy's function does not take (read from the real
 one into `cupy_signatures.json`), implicit conversion to NumPy, mixing with NumPy arrays, host reads and cuBLAS during
-capture. A capture is recorded and not run, as on a GPU; `Graph.launch` runs it.
+capture. A capture is recorded and not run, as on a GPU; `Graph.launch` runs it. `late` lets work wait, as on a GPU.
 
 `launched` and `called` list the kernels and the CuPy functions that a GPU would have launched, `waited` what would have
 made the host wait. `scheduled` chooses the order of the threads.
@@ -17,7 +17,6 @@ import inspect
 import json
 import math
 import re
-import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,11 +27,30 @@ import numpy as np
 from gpugrad.launch.index import ARRAY, array_axes
 from gpugrad.testing.emulator import POINTERS, Kernel, Module
 from gpugrad.testing.fake_cublaslt import Library
+from gpugrad.testing.fake_streams import (
+    CUDARuntimeError,
+    Event,
+    Graph,
+    PinnedMemoryPointer,
+    Stream,
+    alloc_pinned_memory,
+    allocated,
+    behind,
+    deferred,
+    elapsed,
+    freed,
+    late,
+    poison,
+    settle,
+    submit,
+    wait,
+    waited,
+)
 
-POISON = 0xFF
+__all__ = ["called", "late", "launched", "scheduled", "waited"]
+
 launched: list[str] = []
 called: list[str] = []
-waited: list[str] = []
 
 # --- what the real CuPy takes ---------------------------------------------------------------------------------------
 
@@ -119,6 +137,7 @@ class MemoryPool:
 TOTAL_MEMORY = 1 << 34
 default_pool = MemoryPool()
 allocators: list[Any] = [default_pool.malloc]
+Stream.pool_is_shared = lambda: allocators[-1].__self__ is default_pool  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -147,19 +166,26 @@ class ndarray:
         self.base: ndarray | None = base if base is None or base.base is None else base.base
         if base is None:
             pool = allocators[-1].__self__
-            self._piece, self._pool = pool.malloc(host.nbytes), pool
+            self._piece, self._pool, self._stream = pool.malloc(host.nbytes), pool, Stream.current
+            allocated(pool, Stream.current)
         if Stream.capturing is not None:
             Stream.capturing.kept.append(self)  # a graph's pool holds its memory
 
     def __del__(self) -> None:
         if self._pool is not None:
             self._pool.used -= self._piece
+            freed(self._host, self._pool, self._stream)
 
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        """A copy of the values on the host; refused while a stream captures."""
-        check("ndarray.get", *args, **kwargs)
-        wait("get")
-        return self._host.copy()
+    def get(self, stream: Stream | None = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
+        """A copy of the values on the host; waits for the stream unless told not to."""
+        if blocking and Stream.capturing is not None:
+            wait("get")  # refused
+        host, values = np.empty(self.shape, self._host.dtype) if out is None else out, self._host
+        target = behind(host) if out is not None else host
+        work = submit(functools.partial(np.copyto, host if target is None else target, values), stream)
+        if blocking:
+            wait("get", work)
+        return host
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` explicitly.")
@@ -220,8 +246,7 @@ class ndarray:
         return wrap(self._host.T, self)  # type: ignore[no-any-return]
 
     def __getitem__(self, index: Any) -> Any:
-        parts = index if isinstance(index, tuple) else (index,)
-        if Stream.capturing is not None and any(isinstance(i, ndarray) and i._host.dtype == bool for i in parts):
+        if Stream.capturing is not None and masked(index):
             raise RuntimeError("a boolean mask has to be read by the host, which a capture does not allow")
         return run("getitem", lambda x, i: x[around(x, i)], (self, index), {})
 
@@ -271,47 +296,54 @@ def wrap(x: Any, *sources: Any) -> Any:
     return ndarray(x, base)
 
 
+WAITING = frozenset({"nonzero", "flatnonzero", "argwhere", "unique", "repeat", "compress", "extract"})
+
+
 def run(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool = False) -> Any:
-    """NumPy's function on the values inside, now, or at each launch of the graph that is being captured."""
+    """NumPy's function on the values inside: now, in its stream, or at each launch of the graph that is captured."""
     out = kwargs.get("out")
     values, named = [unwrap(a) for a in args], {k: unwrap(v) for k, v in kwargs.items()}
-    writes = writes or out is not None
-    if Stream.capturing is None:
+    if writes or out is not None:
+        submit(lambda: function(*values, **named))
+        called.append(name)
+        return out if out is not None else args[0]
+    if name.rpartition(".")[2] in WAITING or name.startswith("linalg.") or (name == "getitem" and masked(args[1])):
+        settle()
+        now = Stream.capturing is None
+    else:
+        now = not deferred()
+    if now:
         result = function(*values, **named)
-    elif writes:
-        Stream.capturing.work.append(lambda: function(*values, **named))
-        result = values[0]
     else:
         with np.errstate(all="ignore"):  # it computes with poison
             result = function(*values, **named)
-    if writes:
-        called.append(name)
-        return out if out is not None else args[0]
     made = wrap(result, *args)
     fresh = [(m, r) for m, r in zip(flat(made), flat(result)) if isinstance(m, ndarray) and m.base is None]
     if fresh:
         called.append(name)
     fresh = [(m, r) for m, r in fresh if m._host.flags.writeable]  # the others are constants of NumPy's making
-    if fresh and Stream.capturing is not None:
+    if fresh and not now:
+        places = [m._host for m, _ in fresh]
 
         def again() -> None:
-            for (m, _), r in zip(fresh, flat(function(*values, **named))):
-                m._host[...] = r
+            for place, r in zip(places, flat(function(*values, **named))):
+                place[...] = r
 
-        Stream.capturing.work.append(again)
-        for m, _ in fresh:
-            poison(m._host)
+        for place in places:
+            poison(place)
+        submit(again)
     return made
+
+
+def masked(index: Any) -> bool:
+    """Whether an index selects by a mask."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(i, ndarray) and i._host.dtype == bool for i in parts)
 
 
 def flat(x: Any) -> Sequence[Any]:
     """The results of a function with several, or the one."""
     return x if isinstance(x, (tuple, list)) else (x,)
-
-
-def poison(host: Any) -> None:
-    """Make unwritten memory visible: all bytes 0xFF."""
-    host.reshape(-1, order="A").view(np.uint8).fill(POISON) if host.flags.forc else host.fill(-1)
 
 
 def forward(function: Any, name: str, method: bool = False, writes: bool = False) -> Any:
@@ -355,18 +387,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert")
     setattr(ndarray, f"__{_name}__", deferring(_method) if len(_name) == 2 else _method)
 
 
-# --- device, streams, graphs ----------------------------------------------------------------------------------------
-
-
-class CUDARuntimeError(RuntimeError):
-    """As cupy.cuda.runtime.CUDARuntimeError."""
-
-
-def wait(what: str) -> None:
-    """The host waits for the device, which a capture does not allow."""
-    if Stream.capturing is not None:
-        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
-    waited.append(what)
+# --- device ---------------------------------------------------------------------------------------------------------
 
 
 class Device:
@@ -388,93 +409,6 @@ class Device:
         return self
 
     def __exit__(self, *_: object) -> None: ...
-
-
-class Graph:
-    """What a stream captured: the work in order, and the arrays whose memory it uses."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], Any]] = []
-        self.kept: list[ndarray] = []
-
-    def launch(self, stream: Stream | None = None) -> None:
-        """Do the work once more."""
-        for step in self.work:
-            step()
-
-    def upload(self, stream: Stream | None = None) -> None:
-        """Nothing to prepare."""
-
-
-class Stream:
-    """A stream in program order."""
-
-    capturing: Graph | None = None
-    current: Stream
-
-    def __init__(
-        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
-    ) -> None:
-        self.ptr = 0 if null else 1
-
-    def begin_capture(self, mode: Any = None) -> None:
-        """Record work instead of doing it, until `end_capture`."""
-        if self.ptr == 0:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot capture")
-        if allocators[-1].__self__ is default_pool:
-            raise CUDARuntimeError("a capture needs a pool of its own: the default one hands out again what it frees")
-        Stream.capturing = Graph()
-
-    def end_capture(self) -> Graph:
-        """What was recorded."""
-        graph, Stream.capturing = Stream.capturing, None
-        assert graph is not None, "no capture was begun"
-        return graph
-
-    def is_capturing(self) -> bool:
-        """Whether work is being recorded."""
-        return Stream.capturing is not None
-
-    def use(self) -> Stream:
-        """Make it current."""
-        Stream.current = self
-        return self
-
-    def synchronize(self) -> None:
-        """Wait."""
-        wait("Stream.synchronize")
-
-    def __enter__(self) -> Stream:
-        self.before, Stream.current = Stream.current, self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Stream.current = self.before
-
-
-Stream.current = Stream(null=True)
-
-
-class Event:
-    """A moment in a stream: here the host's clock, for the work has been done when it is recorded."""
-
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.moment: float | None = None
-
-    def record(self, stream: Stream | None = None) -> None:
-        """Note the moment."""
-        self.moment = time.perf_counter()
-
-    def synchronize(self) -> None:
-        """Wait."""
-        wait("Event.synchronize")
-
-
-def elapsed(start: Event, end: Event) -> float:
-    """Milliseconds between two recorded moments."""
-    if start.moment is None or end.moment is None:
-        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event was not recorded")
-    return (end.moment - start.moment) * 1e3
 
 
 # --- kernels --------------------------------------------------------------------------------------------------------
@@ -502,20 +436,21 @@ class RawKernel:
             raise CUDARuntimeError(f"CUDA_ERROR_INVALID_VALUE: {math.prod(block)} threads, declared are {self._most}")
         launched.append(self._kernel.name)
         run = self._kernel.launch_pointers if isinstance(args, int) else self._kernel
-        if Stream.capturing is None:
-            run(grid, block, args, shared, **schedule)
-            return
-        if isinstance(args, int):  # the caller's block of arguments is read at the launch, not at the replay
+        held: Any = None
+        if deferred() and isinstance(args, int):  # the caller's block of arguments is read at the launch
             given = (ctypes.c_void_p * len(self._kernel.signature)).from_address(args)
             boxes = [
                 ctypes.create_string_buffer(ctypes.string_at(p, width(k)))
                 for p, k in zip(given, self._kernel.signature)
             ]
             block_of_args = (ctypes.c_void_p * max(1, len(boxes)))(*[ctypes.addressof(b) for b in boxes])
-            args = ctypes.addressof(block_of_args)
-            Stream.capturing.kept += [boxes, block_of_args]  # type: ignore[list-item]
+            args, held = ctypes.addressof(block_of_args), (boxes, block_of_args)
         how = dict(schedule)
-        Stream.capturing.work.append(lambda: run(grid, block, args, shared, **how))
+
+        def work(held: Any = held) -> None:
+            run(grid, block, args, shared, **how)
+
+        submit(work)
 
 
 def width(kind: str) -> int:
@@ -598,9 +533,18 @@ def asarray(x: Any, dtype: Any = None, **kwargs: Any) -> Any:
     if isinstance(x, ndarray):
         same = dtype is None or x._host.dtype == np.dtype(dtype)
         return x if same and not kwargs.get("copy") else x.astype(dtype or x._host.dtype)  # type: ignore[attr-defined]
-    if Stream.capturing is not None:
-        raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: pageable host memory while a stream captures")
-    return ndarray(np.array(x, dtype=dtype))
+    host = np.asarray(x, dtype)
+    made = ndarray(np.empty_like(host, subok=False))
+    poison(made._host)
+    values = behind(host)  # pinned memory is read when the stream gets there, other memory now
+    if values is None:
+        if Stream.capturing is not None:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: pageable host memory while a stream captures")
+        values = np.array(host)
+    copied = submit(functools.partial(np.copyto, made._host, values))
+    if kwargs.get("blocking"):
+        wait("asarray", copied)
+    return made
 
 
 def array(x: Any, dtype: Any = None, copy: bool = True, **kwargs: Any) -> Any:
@@ -654,7 +598,8 @@ runtime = types.SimpleNamespace(
 cuda = types.SimpleNamespace(
     Device=Device, Stream=Stream, Event=Event, get_elapsed_time=elapsed, Graph=Graph, runtime=runtime,
     is_available=lambda: True,
-    get_current_stream=lambda *_: Stream.current, alloc_pinned_memory=bytearray, MemoryPool=MemoryPool,
+    get_current_stream=lambda *_: Stream.current, alloc_pinned_memory=alloc_pinned_memory, MemoryPool=MemoryPool,
+    PinnedMemoryPointer=PinnedMemoryPointer,
     using_allocator=using_allocator, driver=types.SimpleNamespace(launchKernel=launch_kernel),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_allocator=lambda: allocators[-1],
 )  # fmt: skip

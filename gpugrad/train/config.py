@@ -28,7 +28,8 @@ class Config:
     """Everything that decides a run's bits; a field left None takes the default that `complete` fills in.
 
     data: a folder of IDX files, None for scikit-learn's digits. hidden: widths of the MLP's layers. early_stop:
-    patience in epochs on a tenth of the training data, held out. log_every: steps between two log lines.
+    patience in epochs on a tenth of the training data, held out. log_every: steps between two log lines. replay:
+    whether the step is run by `gg.replay`; it alone changes no bit.
     """
 
     data: str | None = None
@@ -45,6 +46,7 @@ class Config:
     dtype: str = "float32"
     early_stop: int | None = None
     log_every: int = 20
+    replay: bool = True
 
     def complete(self) -> Config:
         """The same configuration with every default written out. Raises DomainError for impossible values."""

@@ -116,7 +116,7 @@ class Session:
         self.loader = data.ArrayLoader(*train, batch_size=config.batch_size, shuffle=True, seed=config.seed)
         self.early = None if config.early_stop is None else EarlyStopping(config.early_stop)
         self.trainer = Trainer(
-            self.model, self.optimizer, log_every=config.log_every,
+            self.model, self.optimizer, log_every=config.log_every, replay=config.replay,
             schedule=build_schedule(config, self.optimizer, (config.epochs or 0) * len(self.loader)),
             callbacks=[c for c in (self.early, None if quiet else progress()) if c is not None],
         )  # fmt: skip
@@ -272,9 +272,10 @@ def start(config: Config, *, device: str = "auto", out: str | None = None, quiet
 
 @one_blas_thread
 def resume(
-    folder: Path, *, epochs: int | None = None, data: str | None = None, device: str = "auto", quiet: bool = False
-) -> int:
-    """Go on with a run where its checkpoint stands, with another number of epochs or data folder if given.
+    folder: Path, *, epochs: int | None = None, data: str | None = None, replay: bool | None = None,
+    device: str = "auto", quiet: bool = False,
+) -> int:  # fmt: skip
+    """Go on with a run where its checkpoint stands, with another number of epochs, data folder or `replay` if given.
 
     On the same device it ends in the same bits as a run that was never interrupted. Raises as `start` does, and
     CheckpointError where there is no usable checkpoint.
@@ -282,7 +283,7 @@ def resume(
     check_installed("rich", "safetensors", "matplotlib", "threadpoolctl")
     state, config = read_run(folder / "last.safetensors")
     device, reason = choose_device(device)
-    changes: dict[str, Any] = {"epochs": epochs, "data": data and str(Path(data).resolve())}
+    changes: dict[str, Any] = {"epochs": epochs, "data": data and str(Path(data).resolve()), "replay": replay}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None}).complete()
     session = Session(config, device, quiet)
     check_fit(state, session.sets)

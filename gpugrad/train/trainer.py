@@ -51,21 +51,29 @@ class Trainer:
 
     loss: of (logits, labels), a mean over the batch. schedule: has `step()`, called after every update. callbacks:
     called in order. log_every: steps between two log records; the host waits for the device only there, once.
+    replay: run `update` by `gg.replay`, with the same bits; one that cannot be replayed goes on eagerly, after a
+    warning. What the model or the loss print then appears at the first steps only.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: Any, *, loss: Callable[..., gg.Tensor] = nn.functional.cross_entropy,
-        schedule: Any = None, callbacks: Sequence[Callback] = (), log_every: int = 20,
+        schedule: Any = None, callbacks: Sequence[Callback] = (), log_every: int = 20, replay: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.optimizer, self.loss, self.schedule = model, optimizer, loss, schedule
         self.callbacks, self.log_every = list(callbacks), log_every
         self.records: list[dict[str, Any]] = []
-        self.step = self.epoch = self.epochs = self.steps = 0
+        self._step = self.epoch = self.epochs = self.steps = 0
         self.seconds = 0.0
         self.stopped: str | None = None
         self.loader: Any = None
+        self._update = gg.replay(self.update, strict=False) if replay else self.update
         self._meters = Meters()
         self._count, self._totals = 0, {"count": 0, "loss": 0.0, "correct": 0.0}
+
+    @property
+    def step(self) -> int:
+        """Updates done; no attribute, or a replay would take the `step` of `optimizer.step` for it."""
+        return self._step
 
     def fit(
         self, loader: Any, epochs: int, *, test: tuple[gg.Tensor, gg.Tensor] | None = None,
@@ -93,20 +101,32 @@ class Trainer:
         """End `fit` after the current step."""
         self.stopped = reason
 
-    def train_step(self, x: gg.Tensor, y: gg.Tensor) -> None:
-        """One update on one batch; metrics are added up on the device."""
+    def update(self, x: gg.Tensor, y: gg.Tensor) -> tuple[gg.Tensor, gg.Tensor]:
+        """What a step computes: gradients and new parameters. Returns the loss summed over the batch, and the hits.
+
+        Override it to clip, to scale the loss or to add up the gradients of several parts of a batch.
+        """
         self.optimizer.zero_grad()
         logits = self.model(x)
         loss = self.loss(logits, y)
         loss.backward()
+        self.optimizer.step()
+        return self.scores(loss, logits, y)
+
+    def scores(self, loss: gg.Tensor, logits: gg.Tensor, y: gg.Tensor) -> tuple[gg.Tensor, gg.Tensor]:
+        """What `update` returns, of a mean loss and the logits."""
+        with gg.no_grad():
+            return loss * len(y), correct(logits, y)
+
+    def train_step(self, x: gg.Tensor, y: gg.Tensor) -> None:
+        """One update on one batch; metrics are added up on the device."""
+        loss, hits = self._update(x, y)
         if self.step == 0:
             check_connected(self.model)
-        self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
-        self.step, self._count = self.step + 1, self._count + len(y)
-        with gg.no_grad():
-            self._meters.add(loss=loss * len(y), correct=correct(logits, y))
+        self._step, self._count = self.step + 1, self._count + len(y)
+        self._meters.add(loss=loss, correct=hits)
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -175,7 +195,7 @@ class Trainer:
     def load_state_dict(self, saved: dict[str, Any], loader: Any) -> None:
         """Restore what `state_dict` gave into model, optimizer, schedule, loader, callbacks and random generator."""
         self.loader = loader
-        self.step, self.epoch = saved["step"], saved["epoch"]
+        self._step, self.epoch = saved["step"], saved["epoch"]
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.schedule is not None:

@@ -62,11 +62,19 @@ template <class A> __forceinline__ typename Float<A>::Bits bits(A x) { return __
 template <class A> __forceinline__ A from_bits(typename Float<A>::Bits b) { return __builtin_bit_cast(A, b); }
 template <class A> __forceinline__ A size(A x) { return x < 0 ? -x : x; }
 
+// a b + c, rounded once where the processor does that at the price of a sum.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+static __forceinline__ float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static __forceinline__ double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+template <class A> __forceinline__ A fused(A a, A b, A c) { return a * b + c; }
+#endif
+
 // c[0] + c[1] x + ...
 template <class A, int N> __forceinline__ A polynomial(const A (&c)[N], A x) {
     A sum = c[N - 1];
 #pragma GCC unroll 16
-    for (int i = N - 2; i >= 0; i--) sum = sum * x + c[i];
+    for (int i = N - 2; i >= 0; i--) sum = fused(sum, x, c[i]);
     return sum;
 }
 
@@ -76,10 +84,10 @@ template <class A> struct Reduced {
     A r, less_one;
     __forceinline__ explicit Reduced(A x) {
         using F = Float<A>;
-        A rounded = x * A(1.44269504088896340736) + F::magic, whole = rounded - F::magic;
+        A rounded = fused(x, A(1.44269504088896340736), F::magic), whole = rounded - F::magic;
         n = bits(rounded) - bits(A(F::magic));
-        r = (x - whole * F::ln2_high) - whole * F::ln2_low;
-        less_one = r + (r * r) * polynomial(F::exp, r);
+        r = fused(whole, -F::ln2_low, fused(whole, -F::ln2_high, x));
+        less_one = fused(r * r, polynomial(F::exp, r), r);
     }
 };
 template <class A> __forceinline__ A power_of_two(typename Float<A>::Bits n) {

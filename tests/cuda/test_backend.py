@@ -12,11 +12,14 @@ import types
 import numpy as np
 import pytest
 
+import gpugrad as gg
 from gpugrad import backends
 from gpugrad.backends import cuda, launch
 from gpugrad.errors import DeviceError
 from gpugrad.kernel import Kernel, Parameter, kernel, signature
 from gpugrad.testing import fake_cupy
+
+from .conftest import registered
 
 # --- load -----------------------------------------------------------------------------------------------------------
 
@@ -184,20 +187,48 @@ class StreamLog:
 
         class Stream:
             def __init__(self, non_blocking):
+                self.ptr = 10 + log.now + 100 * [device for device, _ in log.made].count(log.now)
                 log.made.append((log.now, non_blocking))
-                self.ptr = 10 + log.now
 
             def use(self):
                 log.current[log.now] = self.ptr
 
+        class Event:
+            def __init__(self):
+                self.device = log.now
+
+            def record(self, stream):
+                assert stream.ptr % 10 == log.now == self.device
+
         self.xp = types.SimpleNamespace(
             ndarray=fake_cupy.ndarray,
             cuda=types.SimpleNamespace(
-                Device=Device, Stream=Stream, runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
-                get_current_stream=lambda: types.SimpleNamespace(ptr=log.current[log.now]),
+                Device=Device, Event=Event, Stream=Stream, runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
+                get_current_stream=log.stream,
                 alloc_pinned_memory=bytearray,
             ),
         )  # fmt: skip
+
+    def stream(self):
+        """The current one of the current device."""
+        found = types.SimpleNamespace(ptr=self.current[self.now])
+        found.use = lambda: self.current.__setitem__(self.now, found.ptr)
+        return found
+
+
+def test_a_stream_of_another_gpu_is_made_recorded_and_used_there():
+    log = StreamLog()
+    with registered(cuda.load(log.xp)):
+        stream = gg.Stream("cuda:1")
+        assert (stream.raw.ptr, log.made[-1]) == (111, (1, False))
+        with stream:
+            assert log.current == {0: 10, 1: 111}
+            assert stream.record().device == "cuda:1"
+            with gg.Stream("cuda:0"):
+                assert log.current == {0: 110, 1: 111}
+            assert gg.current_stream("cuda:1").raw.ptr == 111
+        assert log.current == {0: 10, 1: 11}
+        assert log.now == 0
 
 
 def test_each_device_gets_one_blocking_stream_of_its_own():
@@ -217,9 +248,12 @@ def test_each_device_gets_one_blocking_stream_of_its_own():
 def test_a_stream_that_the_user_chose_is_kept():
     log = StreamLog()
     log.current[0] = 99
-    with cuda.load(log.xp).scope("cuda:0"):
+    backend = cuda.load(log.xp)
+    with backend.scope("cuda:0"):
         assert log.current[0] == 99
     assert log.made == []
+    backend.synchronize()
+    assert log.waited == [0]
 
 
 # --- implementations ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import backends, nn, optim
+from gpugrad import backends, optim
 from gpugrad.nn import functional as F
 from gpugrad.op import TABLE
 from gpugrad.tensor import Tensor
@@ -14,6 +14,7 @@ from gpugrad.testing import fake_cupy
 from gpugrad.testing.emulator import compiler
 
 from ..ops.samples import collect
+from .test_replay import clipped, perceptron
 
 pytestmark = [pytest.mark.skipif(compiler() is None, reason="no C++ compiler"), pytest.mark.usefixtures("gpu")]
 STEPS = 4
@@ -22,18 +23,8 @@ STEPS = 4
 def make(kind):
     """(model, step) on the device: the same numbers at every call."""
     gg.random.seed(3)
-    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Dropout(0.25), nn.Linear(16, 5)).to("cuda")
-    opt = {"sgd": optim.SGD, "adam": optim.AdamW}[kind](model.parameters(), lr=0.05)
-
-    def step(x, y):
-        opt.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optim.clip_grad_norm(model.parameters(), 1.0)
-        opt.step()
-        return loss
-
-    return model, step
+    model = perceptron().to("cuda")
+    return model, clipped(model, {"sgd": optim.SGD, "adam": optim.AdamW}[kind](model.parameters(), lr=0.05))
 
 
 def batches():

@@ -80,7 +80,7 @@ def test_alpha_bias_and_accumulation_for_every_shape(backend, shapes, library):
     out, bias = floats(rng, exact.shape), floats(rng, b.shape[-1] if b.ndim > 1 else 1)
     x, y, z, into = map(backend.asarray, (a, b, bias, out))
     near(backend.to_numpy(gemm(x, y, alpha=-0.5)), -exact / 2, "float32", 20)
-    assert gemm(x, y, out=into, alpha=2.0, accumulate=True) is into
+    assert gemm(x, y, out=into, alpha=2.0, addend=into) is into
     near(backend.to_numpy(into), 2 * exact + out, "float32", 20)
     wanted = exact + (bias if b.ndim > 1 else bias[0])
     near(backend.to_numpy(gemm(x, y, bias=z, epilogue="relu")), np.maximum(wanted, 0), "float32", 20)
@@ -129,7 +129,7 @@ def test_any_view_gives_the_same_product(data):
     before, accumulate = see_c(c).copy(), data.draw(st.booleans())
     wanted = np.matmul(see_a(a), see_b(b)).shape
     if out.shape == wanted:
-        assert gemm(see_a(x), see_b(y), out=out, accumulate=accumulate) is out
+        assert gemm(see_a(x), see_b(y), out=out, addend=out if accumulate else None) is out
         near(out.get(), want + accumulate * before, "float32", 10)
         untouched = np.ones(c.shape, bool)
         see_c(untouched)[...] = False
@@ -218,7 +218,7 @@ def test_a_float32_result_of_sixteen_bits(backend, dtype):
     rng = np.random.default_rng(0)
     a, b = floats(rng, (5, 7), dtype), floats(rng, (7, 3), dtype)
     out = backend.asarray(np.ones((5, 3), "float32"))
-    assert backend.gemm(backend.asarray(a), backend.asarray(b), out=out, accumulate=True) is out
+    assert backend.gemm(backend.asarray(a), backend.asarray(b), out=out, addend=out) is out
     near(backend.to_numpy(out), product(a, b) + 1, "float32", 4)
 
 
@@ -305,6 +305,43 @@ def test_the_bit_mask_is_one_bit_an_element(gemm):
     a = fake_cupy.asarray(floats(np.random.default_rng(0), (3, 4)))
     _, aux = gemm(a, fake_cupy.asarray(floats(np.random.default_rng(1), (4, 130))), epilogue="relu_aux")
     assert (aux.dtype, aux.shape) == ("uint8", (3, 32))
+
+
+MISUSED = {
+    "a combination that there is not": {"epilogue": 2 | 8}, "bits in rows of 64": {"epilogue": 130, "aux_ld": 64},
+    "rows longer than the mask's": {"epilogue": 130, "aux_ld": 128, "n": 200},
+    "a mask without a place": {"epilogue": 130, "aux_ld": 128, "aux": 0},
+    "an aux off its boundary": {"epilogue": 160, "aux_ld": 8, "aux": 24}, "no bias": {"epilogue": 6, "bias": 0},
+    "a bias off its boundary": {"epilogue": 6, "bias": 18}, "sums of a stack": {"epilogue": 512, "batch": 2},
+    "a mask of a stack": {"epilogue": 130, "aux_ld": 128, "batch": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [None, *MISUSED])
+def test_the_double_refuses_what_the_library_refuses(gemm, case):
+    given = {"epilogue": 134, "aux_ld": 128, "n": 5, "batch": 1, "aux": 256, "bias": 256, **MISUSED.get(case, {})}
+    n = given["n"]
+    matrices = cublaslt.Matrix(False, 4, 12), cublaslt.Matrix(False, n, 4 * n), cublaslt.Matrix(False, n, 3 * n)
+    problem = cublaslt.Problem(
+        3,
+        n,
+        4,
+        given["batch"],
+        "float32",
+        "float32",
+        *matrices,
+        given["epilogue"],
+        68,
+        (16, 16, 16),
+        given["aux_ld"],
+        0,
+    )
+    owner = threading.Event()  # any object that weak references take
+    descriptors = gemm.library.describe(problem, owner)
+    gemm.library.set("MatmulDesc", descriptors[0], cublaslt.BIAS_POINTER, ctypes.c_void_p(given["bias"]))
+    gemm.library.set("MatmulDesc", descriptors[0], cublaslt.AUX_POINTER, ctypes.c_void_p(given["aux"]))
+    reason = gemm.library.choose(problem, descriptors).reason
+    assert (reason == "") if case is None else ("INVALID_VALUE" in reason or "NOT_SUPPORTED" in reason)
 
 
 def test_what_the_library_declines_is_composed(gemm):
@@ -506,7 +543,7 @@ def test_descriptors_go_with_their_plans(gemm, monkeypatch):
         (lambda g, a: g(a[0, 0], a), ValueError, "inner lengths"),
         (lambda g, a: g(a.reshape(3, 2, 2), a.reshape(2, 3, 2).swapaxes(1, 2)), ValueError, "broadcast"),
         (lambda g, a: g(a.T, a, out=a), ValueError, r"out has shape \(3, 4\), the product \(4, 4\)"),
-        (lambda g, a: g(a.T, a, accumulate=True), DomainError, "needs an array `out`"),
+        (lambda g, a: g(a.T, a, addend=a), ShapeError, r"addend float32\[3, 4\] for a product of shape \[4, 4\]"),
         (lambda g, a: g(a.T, a, epilogue="tanh"), DomainError, "no epilogue 'tanh'"),
         (lambda g, a: g(a.T, a, bias=a[0, :3]), ShapeError, r"bias float32\[3\] for 4 columns"),
         (lambda g, a: g(a.T, a, epilogue="drelu"), ShapeError, r"'drelu' needs aux uint8\[4, 16\]"),

@@ -73,7 +73,7 @@ def test_nobody_waits_for_a_guard(double):
     assert fake_cupy.waited == []
     with pytest.raises(DomainError, match="nan"):  # the first of the two launches
         loss.item()
-    assert fake_cupy.waited == ["get"]
+    assert fake_cupy.waited == ["get", "Device.synchronize"]  # an error found: other streams may be reporting too
 
 
 def test_a_captured_step_reports_at_each_launch(device):

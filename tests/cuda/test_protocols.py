@@ -24,6 +24,22 @@ PROGRAMS = [
     lambda x: np.stack([np.trapezoid(x, axis=0), np.ones_like(x[0])]),
     lambda x: np.interp(x, [0.0, 1.0, 2.0], [1.0, 3.0, 2.0]),
     lambda x: np.float64(2) * x,
+    lambda x: np.maximum.accumulate(x, axis=1) * np.minimum.accumulate(x),
+    lambda x: np.histogram(x, 4, weights=x)[0],
+    lambda x: np.insert(x, [1, 3], 7.0, axis=1),
+    lambda x: np.polyfit(np.cumsum(x[0]), x[1], 1),
+    lambda x: np.unwrap(5 * x),
+    lambda x: np.piecewise(x, [x < 0.8, x > 1.2], [np.sin, 2.0, np.cos]),
+    lambda x: np.choose(np.array([0, 1, 2, 1]), x),
+    lambda x: np.frexp(x)[0],
+    lambda x: gg.linalg.expm(x[:, :3]),
+    lambda x: gg.linalg.multi_dot([x.T, x, x[0]]),
+    lambda x: gg.gather(x, 0, gg.asarray([[2, 0], [1, 1]], device=x.device)),
+    lambda x: gg.scatter_add(x, 1, np.array([[2, 0], [1, 1]]), x),
+    lambda x: gg.put_along_axis(x, np.array([[2], [0], [1]]), x[:, :1] * 2, 1),
+    lambda x: gg.pad(x, 2, "linear_ramp") + gg.pad(x, 2, "mean"),
+    lambda x: gg.special.gammainc(x, 2 * x) + gg.special.betainc(x, 2.0, x / 2) + gg.special.log_ndtr(-x),
+    lambda x: gg.special.i0(x) + gg.special.i1(x) + gg.special.ndtri(x / 2) + gg.special.betaln(x, 3),
 ]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import nn, optim
-from gpugrad.execute import Graph
+from gpugrad.chain import Chain
+from gpugrad.graph import Graph
 from gpugrad.nn import functional as F
 from gpugrad.testing import fake_cupy
 from gpugrad.testing.emulator import compiler
@@ -32,10 +33,8 @@ def batch(shape, i):
     return gg.asarray(x).to("cuda"), gg.asarray(y).to("cuda")
 
 
-def train(make, optimizer, shape, wrap):
-    gg.random.seed(3)
-    model = make().to("cuda")
-    opt = optimizer(model.parameters())
+def clipped(model, opt):
+    """A training step of a classifier."""
 
     def step(x, y):
         opt.zero_grad()
@@ -45,7 +44,14 @@ def train(make, optimizer, shape, wrap):
         opt.step()
         return loss
 
-    step, seen = wrap(step), []
+    return step
+
+
+def train(make, optimizer, shape, wrap):
+    gg.random.seed(3)
+    model = make().to("cuda")
+    opt = optimizer(model.parameters())
+    step, seen = wrap(clipped(model, opt)), []
     for i in range(CALLS):
         opt.lr = 0.05 / (1 + i)
         losses = step(*batch(shape, i))
@@ -163,3 +169,58 @@ def test_compiled_runs_are_one_kernel_each(double):
     assert runner.reason == ""
     (first, *_) = [c for c in runner.program.calls if c.op in runner.program.chains]
     assert {s.op for s in runner.program.chains[first.op].steps} >= {"add", "relu", "dropout"}
+
+
+def ended(step):
+    """The ops that end a chain, by chain, in the program of a compiled step."""
+    return [[e.op for e in chain.ends] for chain in step.fused.chains.values()]
+
+
+@pytest.mark.parametrize("width, ends", [(40, [["sum"]]), (4, [[]])], ids=["wide", "narrow"])
+def test_a_chain_takes_the_sum_along_that_ends_it(double, width, ends):
+    """Where a row keeps a warp busy; one launch then gives the rows and their sums, masks included."""
+
+    def f(x, y, keep):
+        d = gg.where(keep, x - y, 0)
+        return gg.sum(d * d, axis=-1, keepdims=True), d, x > y
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 6, width)).astype("float32")
+    keep = rng.random((6, width)) < 0.5
+    given = [gg.asarray(a).to("cuda") for a in (x, y, keep)]
+    step = gg.replay(f, compiled=True)
+    for _ in range(4):
+        total, d, more = step(*given)
+    assert ended(step) == ends
+    runner = step.records[0].runner
+    assert (runner.reason, len(runner.graph.graph.work)) == ("", 1 if ends[0] else 2)
+    wanted = np.where(keep, x - y, 0)
+    assert total.shape == (6, 1)
+    np.testing.assert_allclose(total.numpy(), (wanted**2).sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_array_equal(d.numpy(), wanted)
+    np.testing.assert_array_equal(more.numpy(), x > y)
+
+
+def test_a_mean_of_squares_with_its_gradient_is_one_chain(double):
+    rng = np.random.default_rng(0)
+    x, y = (gg.asarray(rng.normal(size=(90, 100)).astype("float32")).to("cuda") for _ in "xy")
+    f = gg.value_and_grad(lambda x, y: gg.mean((gg.tanh(x) - y) ** 2))
+    step = gg.replay(f, compiled=True)
+    wanted = [t.numpy() for t in f(x, y)]
+    for _ in range(4):
+        for got, want in zip(step(x, y), wanted):
+            np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=1e-9)
+    assert step.records[0].runner.reason == ""
+    assert ended(step) == [["mean"]]
+    assert len(step.records[0].runner.graph.graph.work) == 2  # all but the mean of the slices' means is one kernel
+
+
+@pytest.mark.parametrize("op", [gg.sum, gg.mean, gg.max])
+def test_a_chain_without_a_kernel_runs_op_by_op(double, monkeypatch, op):
+    monkeypatch.setattr(Chain, "launch_cuda", lambda *_: False)
+    x = gg.asarray(np.random.default_rng(0).normal(size=(6, 40)).astype("float32")).to("cuda")
+    step = gg.replay(lambda x: op(gg.tanh(x) * x, axis=1, keepdims=True), compiled=True)
+    for _ in range(4):
+        got = step(x)
+    np.testing.assert_array_equal(got.numpy(), op(gg.tanh(x) * x, axis=1, keepdims=True).numpy())
+    assert ended(step) == [[op.__name__]]

@@ -9,6 +9,7 @@ import gpugrad as gg
 from gpugrad import backends
 from gpugrad.backends.launch import Launch
 from gpugrad.errors import DeviceError
+from gpugrad.nn import init
 from gpugrad.ops.loss import softmax_xent
 
 
@@ -76,6 +77,36 @@ def test_a_program_on_the_gpu_has_the_gradients_of_the_cpu(device, launched, pro
     for g, w in zip(got, want):
         assert g.dtype == w.dtype
         np.testing.assert_allclose(g, w, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64", "bool", "uint8", "complex64"])
+def test_arrays_of_any_layout_round_trip_bit_for_bit(device, dtype):
+    """There and back, NaN payloads and subnormals included."""
+    bits = np.random.default_rng(0).integers(0, 256, 8 * 6 * 4, dtype="uint8")
+    x = (bits > 127)[: 6 * 4] if dtype == "bool" else bits.view(dtype)[: 6 * 4]
+    x = x.reshape(6, 4)
+    for a in (x, x.T, x[::2, ::-1], np.asfortranarray(x), x[:0], x[0, 0]):
+        for t in (gg.tensor(a, device=device), gg.asarray(a).to(device=device)):
+            assert (t.device, t.dtype, t.shape) == (device, a.dtype, a.shape)
+            assert t.numpy().tobytes() == t.to("cpu").numpy().tobytes() == np.asarray(a).tobytes()
+
+
+def test_one_seed_gives_the_bits_of_the_cpu(device):
+    """Initial weights, uniform, normal and integer draws, and the mask of dropout with its gradient."""
+
+    def everything(place):
+        g = gg.random.Generator(7, device=place)
+        x = gg.ones((33, 20), device=place).requires_grad_()
+        y = gg.random.dropout(x, 0.3, generator=g)
+        y.sum().backward()
+        made = [
+            getattr(init, name)((33, 20), generator=g, device=place) for name in ("glorot_uniform", "glorot_normal")
+        ]
+        drawn = [g.uniform((5, 3)), g.normal((5, 3)), g.integers(0, 100, (7,)), g.bernoulli(0.4, (9,))]
+        return [t.numpy().tobytes() for t in (y, x.grad, *made, *drawn, g.permutation(10))]
+
+    assert everything(device) == everything("cpu")
+    assert len(set(everything(device))) > 6
 
 
 def test_a_tensor_goes_to_the_gpu_and_back(device):
