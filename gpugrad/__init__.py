@@ -30,7 +30,7 @@ from numpy import (
 
 from gpugrad import errors
 from gpugrad import methods as _methods
-from gpugrad import protocols as _protocols  # noqa: F401 - makes NumPy's functions take Tensors
+from gpugrad import protocols as _protocols
 from gpugrad.backends import is_available
 from gpugrad.batching import vmap
 from gpugrad.calculus import hessian, hvp, jacobian, linearize, stop_gradient, vjp
@@ -43,6 +43,7 @@ from gpugrad.forward import jvp
 from gpugrad.function import Function, custom_op
 from gpugrad.held import memory_report
 from gpugrad.kernel_op import cuda_op
+from gpugrad.nans import detect_nan
 from gpugrad.ops import activation as _activation
 from gpugrad.ops import attention as _attention  # noqa: F401 - fills the table
 from gpugrad.ops import conv as _conv  # noqa: F401 - fills the table
@@ -75,11 +76,13 @@ from gpugrad.profile import profile
 from gpugrad.replay import replay
 from gpugrad.saved import save_on_cpu, saved_tensors_hooks
 from gpugrad.state import enable_grad, is_grad_enabled, no_grad
+from gpugrad.streams import Event, Stream, current_stream
+from gpugrad.strict import set_strict_shapes, strict_shapes
 from gpugrad.tensor import Tensor
 from gpugrad.transforms import Tape, grad, gradients, value_and_grad
 
 if TYPE_CHECKING:
-    from gpugrad import data, losses, nn, optim
+    from gpugrad import data, losses, nn, optim, special
 
 newaxis = None
 bool = bool_
@@ -87,15 +90,15 @@ __array_api_version__ = "2024.12"
 __version__ = "0.1.0"
 
 __all__ = [
-    "Function", "Tape", "Tensor", "__array_api_version__", "__array_namespace_info__", "bool", "bool_", "checkpoint",
-    "complex64", "complex128", "cuda_op", "custom_op", "data", "dot", "e", "einsum", "enable_grad", "errors", "fft",
-    "float16", "float32", "float64", "get_default_dtype", "get_matmul_precision", "grad", "gradcheck",
-    "gradgradcheck", "gradients", "hessian", "hvp", "inf", "int8", "int16", "int32", "int64", "is_available",
-    "is_grad_enabled", "jacobian", "jvp", "linalg", "linearize", "losses", "matmul", "matmul_precision", "memory",
-    "memory_report", "nan", "newaxis", "nn", "no_grad", "nondeterministic_ops", "numgrad", "optim", "outer", "pi",
-    "profile", "random", "release_memory", "replay", "save_on_cpu",
-    "saved_tensors_hooks", "set_default_dtype", "set_matmul_precision", "set_memory_limit",
-    "stop_gradient", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
+    "Event", "Function", "Stream", "Tape", "Tensor", "__array_api_version__", "__array_namespace_info__", "bool",
+    "bool_", "checkpoint", "complex64", "complex128", "cuda_op", "current_stream", "custom_op", "data", "detect_nan",
+    "dot", "e", "einsum", "enable_grad", "errors", "fft", "float16", "float32", "float64", "get_default_dtype",
+    "get_matmul_precision", "grad", "gradcheck", "gradgradcheck", "gradients", "hessian", "hvp", "inf", "int8", "int16",
+    "int32", "int64", "is_available", "is_grad_enabled", "jacobian", "jvp", "linalg", "linearize", "losses", "matmul",
+    "matmul_precision", "memory", "memory_report", "nan", "newaxis", "nn", "no_grad", "nondeterministic_ops", "numgrad",
+    "optim", "outer", "pi", "profile", "random", "release_memory", "replay", "save_on_cpu", "saved_tensors_hooks",
+    "set_default_dtype", "set_matmul_precision", "set_memory_limit", "set_strict_shapes", "special", "stop_gradient",
+    "strict_shapes", "synchronize", "tensordot", "uint8", "uint16", "uint32", "uint64", "value_and_grad", "vecdot",
     "vjp", "vmap",
 ]  # fmt: skip
 __all__ += _activation.__all__
@@ -111,10 +114,19 @@ __all__ += _special.__all__
 
 _methods.attach([_elementwise, _activation, _reduce, _shape, _index, linalg, _softmax, _sets])
 
-_LAZY = frozenset({"data", "losses", "nn", "optim"})  # subpackages imported at first use: `import gpugrad` stays cheap
+# imported at first use: `import gpugrad` stays cheap
+_LAZY = frozenset({"data", "losses", "nn", "optim", "special"})
 
 
 def __getattr__(name: str) -> _Any:
     if name in _LAZY:
         return _importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _protocols.namesake(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_protocols.offers("")})
+
+
+_protocols.offer(linalg, "linalg.")
+_protocols.offer(fft, "fft.")

@@ -196,8 +196,7 @@ def matmul(c: Call) -> Any:
         return c(c.xs[1], F.matrix_transpose(c.xs[0]))
     ends = c.ndim(0) == 1, c.ndim(1) == 1
     if not any(ends):
-        x, y = c.together()
-        return x * y if x.shape[-1] == y.shape[-2] == 1 else c(x, y)  # per-example gradients are outer products
+        return c(*c.together())
     x, y = c.xs
     x = F.reshape(x, shape=(*x.shape[:-1], 1, x.shape[-1])) if ends[0] else x
     y = F.reshape(y, shape=(*y.shape, 1)) if ends[1] else y
@@ -293,8 +292,9 @@ def xent(c: Call, **attrs: Any) -> Any:
     return unflat(c, c(*flats, c.xs[rows], *(None for _ in c.xs[rows + 1 :]), **attrs))
 
 
-AXES = """all any count_nonzero cumulative_prod cumulative_sum flip linear_scan log_softmax log_softmax_bwd logsumexp
-logsumexp_bwd max mean min norm prod shift softmax softmax_bwd std sum var argsort roll concat stack"""
+AXES = """all any count_nonzero cumulative_argmax cumulative_prod cumulative_sum flip linear_scan log_softmax
+log_softmax_bwd logsumexp logsumexp_bwd max mean min norm prod shift softmax softmax_bwd std sum var argsort roll concat
+stack"""
 STRAIGHT = """alias assert_finite astype cholesky det eigh inv matrix_transpose one_hot ones_like qr slogdet svd
 to_device tril triu zeros_like"""
 POINTWISE = """bitwise_and bitwise_invert bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor equal

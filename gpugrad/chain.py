@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpugrad import backends, compiler, tuning
-from gpugrad.backends.launch import FLOATS, Launch
-from gpugrad.kernel import Kernel, find_kernels
+from gpugrad import compiler
+from gpugrad.backends.threads import portion, share
+from gpugrad.kernel import find_kernels
 from gpugrad.op import TABLE
 from gpugrad.ops.random import chances
 
-TILE = 1 << 16  # elements of a piece on the NumPy path
+TILE = 1 << 18  # elements of a piece on the NumPy path: of smaller ones threads would wait for Python's lock
 DROPOUT = "dropout"  # the one step that needs the place of an element: its first operand has the common shape
 
 
@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 
 class End(NamedTuple):
-    """A reduction of value `operand` at the end of a chain, over its last `axes` axes: op is 'sum' or 'max'."""
+    """A reduction of value `operand` at the end of a chain, over its last `axes` axes: 'sum', 'max', on GPUs 'mean'."""
 
     op: str
     operand: int
@@ -61,12 +61,15 @@ class Chain:
     """Elementwise steps on arrays that broadcast to one shape; `outputs` are the numbers of the values that leave it.
 
     Results come in this order: the outputs, each of the common shape, then the `ends`, each of what its axes leave.
+    order: the axes as they follow one another in the memory of the outputs, where that is not their own order; `ends`
+    are over the last of these. A chain with dropouts has none.
     """
 
     inputs: int
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     ends: tuple[End, ...] = ()
+    order: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         names = [f"x{i}" for i in range(self.inputs)] + [f"v{i}" for i in range(len(self.steps))]
@@ -96,6 +99,15 @@ class Chain:
             last[i] = len(self.steps)
         return last
 
+    def unordered(self, outs: Sequence[Any], ins: Sequence[Any]) -> tuple[Chain, list[Any], list[Any]]:
+        """The same chain without an `order`, and its arrays (NumPy's) with their axes as that has them."""
+        n, many = len(self.order), len(self.outputs)
+
+        def turned(a: Any) -> Any:
+            return a.reshape((1,) * (n - a.ndim) + a.shape).transpose(self.order)
+
+        return replace(self, order=()), [*map(turned, outs[:many]), *outs[many:]], list(map(turned, ins))
+
     # --- NumPy ------------------------------------------------------------------------------------------------
 
     def numpy(self, outs: Sequence[Any], ins: Sequence[Any]) -> None:
@@ -103,6 +115,10 @@ class Chain:
 
         An out may be the memory of an in.
         """
+        if self.order:
+            chain, outs, ins = self.unordered(outs, ins)
+            chain.numpy(outs, ins)
+            return
         given = [a.dtype for a in ins]
         shape = common_shape(self, ins)
         ins = [a.copy() if entangled(outs, a) else a for a in ins]
@@ -112,8 +128,8 @@ class Chain:
         places = [*outs[: len(self.outputs)], *wholes]
         masks = [draw(step, ins, shape) for step in drawn]
         apart = not any(np.may_share_memory(o, a) for o in places for a in ins)
-        for pieces in tiles(shape, [*places, *ins, *masks]):
-            run(pieces[: len(places)], pieces[len(places) :], apart)
+        many, pieces = len(places), tiles(shape, [*places, *ins, *masks])
+        share(lambda p: run(p[:many], p[many:], apart), pieces, math.prod(shape))
         for end, whole, out in zip(self.ends, wholes, outs[len(self.outputs) :]):
             axis = tuple(range(whole.ndim - end.axes, whole.ndim))
             out[...] = TABLE[end.op].impls[np.ndarray](whole, axis=axis, keepdims=False).reshape(out.shape)
@@ -122,19 +138,44 @@ class Chain:
 
     def source(self, target: str, dtypes: Sequence[Any]) -> str | None:
         """The chain as C++ for target 'cpu' or 'cuda', its inputs of these dtypes; None if it cannot be compiled."""
-        return host_source(self, dtypes) if target == "cpu" else cuda_source(self, dtypes)
+        if target == "cpu":
+            return host_source(self, dtypes)
+        from gpugrad.chain_cuda import cuda_source
+
+        return cuda_source(self, dtypes)
 
     def launch_cuda(self, outs: Sequence[Any], ins: Sequence[Any]) -> bool:
         """Compute into `outs` from `ins` by one CUDA kernel, compiled at its first use; False if there can be none.
 
-        outs: contiguous arrays of the common shape, all arrays of one floating dtype; an out may be the memory of an in
-        of its shape. Half types are computed in float32 throughout.
+        outs: contiguous arrays of the common shape, then those of the ends; all of one floating dtype, masks of bool
+        apart. An out of the common shape may be the memory of an in of it. Half types are computed in float32. Ends are
+        merged in an order that follows from the sizes alone.
         """
+        from gpugrad.chain_cuda import launch_cuda
+
         return launch_cuda(self, outs, ins)
 
     def compile_cpu(self, dtypes: Sequence[Any]) -> Compiled | None:
         """The chain compiled for the CPU, or None; see `compile_many`."""
         return compile_many([(self, dtypes)])[0]
+
+
+def order_of(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> tuple[int, ...] | None:
+    """The axes of an array without gaps as they follow one another in memory, () if that is their own order.
+
+    None where there are gaps, or no elements. Axes of length 1 come first.
+    """
+
+    def dense(axes: Sequence[int]) -> bool:
+        expected = itemsize
+        for i in reversed(axes):
+            if shape[i] != 1 and strides[i] != expected:
+                return False
+            expected *= shape[i]
+        return 0 not in shape
+
+    found = sorted(range(len(shape)), key=lambda i: (shape[i] != 1, -strides[i]))
+    return () if dense(range(len(shape))) else tuple(found) if dense(found) else None
 
 
 def common_shape(chain: Chain, ins: Sequence[Any]) -> tuple[int, ...]:
@@ -181,17 +222,18 @@ def picked(values: Sequence[Any], step: Step) -> list[Any]:
 
 
 def tiles(shape: tuple[int, ...], arrays: Sequence[Any]) -> Iterator[list[Any]]:
-    """Pieces of at most TILE elements of a shape, as views of arrays that broadcast to it."""
-    if math.prod(shape) <= TILE:
+    """Pieces of about TILE elements of a shape, as views of arrays that broadcast to it."""
+    tile = portion(math.prod(shape), TILE)
+    if math.prod(shape) <= tile:
         yield list(arrays)
         return
     if all((a.shape == shape and a.flags.c_contiguous) or a.size == 1 for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
         shape = (math.prod(shape),)
     ndim, cut = len(shape), 0
-    while cut < ndim - 1 and math.prod(shape[cut + 1 :]) >= TILE:
+    while cut < ndim - 1 and math.prod(shape[cut + 1 :]) >= tile:
         cut += 1
-    step = max(1, TILE // max(1, math.prod(shape[cut + 1 :])))
+    step = -(-tile // max(1, math.prod(shape[cut + 1 :])))
     for lead in np.ndindex(*shape[:cut]):
         for start in range(0, shape[cut], step):
             yield [piece(a, ndim, (*lead, slice(start, start + step))) for a in arrays]
@@ -437,9 +479,12 @@ class Compiled:
     def bind(self, outs: Sequence[Any], ins: Sequence[Any]) -> Callable[[], None]:
         """The call on these arrays, whose memory it reads and writes whenever it is made; about a microsecond.
 
-        outs: C-contiguous arrays of the common shape, then of the ends' results. An out may be the memory of an in.
+        outs: arrays of the common shape, contiguous in the chain's order, then C-contiguous ones of the ends' results.
+        An out may be the memory of an in.
         """
         chain, many = self.chain, len(self.chain.outputs)
+        if chain.order:
+            chain, outs, ins = chain.unordered(outs, ins)
         shape = common_shape(chain, ins)
         wanted = [self.dtypes[v] for v in (*chain.outputs, *(e.operand for e in chain.ends))]
         if [a.dtype for a in ins] != list(self.given) or [o.dtype for o in outs] != wanted:
@@ -517,109 +562,3 @@ def compile_many(wanted: Sequence[tuple[Chain, Sequence[Any]]]) -> list[Compiled
         None if s is None or (f := next(found)) is None else Compiled(chain, dtypes, f)
         for (chain, dtypes), s in zip(wanted, sources)
     ]
-
-
-# --- one CUDA kernel --------------------------------------------------------------------------------------------
-
-PLACES = 6  # dimensions of struct Place in kernels/chain.cuh
-FULL, ONE, PLACED = "full", "one", "placed"  # how an input lies in the common shape: as it is, one element, broadcast
-
-
-def cuda_source(chain: Chain, given: Sequence[Any], forms: Sequence[str] = ()) -> str | None:
-    """A chain as the CUDA kernel template `chain` on kernels/chain.cuh; None if it cannot be one.
-
-    forms: FULL, ONE or PLACED for every input, FULL by default (a counter is none of them).
-    """
-    lines, dtype = body(chain, given), real_type(chain, given)
-    dtypes, drops = chain.dtypes(given), [s for s in chain.steps if s.op == DROPOUT]
-    counters = [s.operands[1] for s in drops]
-    forms = forms or [FULL] * chain.inputs
-    outside = [dtypes[i] for i in (*range(chain.inputs), *chain.outputs) if i not in counters]
-    if lines is None or dtype is None or dtype.name not in FLOATS or chain.ends or set(outside) != {dtype}:
-        return None
-    inputs = [i for i in range(chain.inputs) if i not in counters]
-    full = [i for i in inputs if forms[i] == FULL]
-    parameters = [f"T* y{k}" for k in range(len(chain.outputs))]
-    parameters += [f"const {'unsigned long long' if i in counters else 'T'}* p{i}" for i in range(chain.inputs)]
-    parameters += ["long long n", *(f"Place at{i}" for i in inputs if forms[i] == PLACED)]
-    opened, reads = [], []
-    for i in inputs:
-        if forms[i] == ONE:
-            opened.append(f"A x{i} = widen(p{i}[0]);")
-        elif forms[i] == PLACED:
-            reads.append(f"A x{i} = widen(p{i}[at{i}(i)]);")
-    for k, counter in enumerate(counters):
-        parameters += [f"unsigned long long {word}{k}" for word in ("key_a", "key_b", "keep")] + [f"Acc<T> scale{k}"]
-        opened.append(f"Dropped<A> drop{k}(p{counter}, key_a{k}, key_b{k}, keep{k}, scale{k}, first);")
-        reads.append(f"A m{k} = drop{k}[k];")
-    names = [f"x{v}" if v < chain.inputs else f"v{v - chain.inputs}" for v in range(len(dtypes))]
-    stores = [f"r[{k}] = {names[v]};" for k, v in enumerate(chain.outputs)]
-    span = "8" if drops else "Packet<T>::N"
-    arguments = "".join(f", A x{i}" for i in full)
-    head, inside = "\n        ".join(opened), "\n            ".join([*reads, *lines, *stores])
-    return f"""#include "chain.cuh"
-
-template <class T> __global__ void __launch_bounds__(512, 1) chain({", ".join(parameters)}) {{
-    using A = Acc<T>;
-    T* const out[] = {{{", ".join(f"y{k}" for k in range(len(chain.outputs)))}}};
-    auto start = [=](long long first) {{
-        {head}
-        return [=](A* r, long long i, int k{arguments}) {{
-            {inside}
-        }};
-    }};
-    compute<T, {span}>(n, start, out{"".join(f", p{i}" for i in full)});
-}}
-"""
-
-
-def form_of(a: Any, shape: tuple[int, ...]) -> str:
-    """How an array lies in the common shape."""
-    return FULL if a.shape == shape else ONE if a.size == 1 else PLACED
-
-
-def place(own: tuple[int, ...], shape: tuple[int, ...]) -> bytes | None:
-    """struct Place of a contiguous array of shape `own` in the common shape; None if that takes too many axes."""
-    model = np.lib.stride_tricks.as_strided(np.empty(1, "i1"), own, [math.prod(own[i + 1 :]) for i in range(len(own))])
-    axes = merged(shape, [model])
-    if len(axes) > PLACES:
-        return None
-    strides = strides_in(model, shape)
-    rest = [0] * (PLACES - len(axes))
-    words = [len(axes), *(n for n, _ in axes), *rest, *(strides[d] for _, d in axes), *rest]
-    return np.array(words, np.int64).tobytes()
-
-
-@functools.lru_cache(1024)
-def cuda_launch(chain: Chain, given: tuple[np.dtype[Any], ...], forms: tuple[str, ...], backend: Any) -> Launch | None:
-    """The launch of a chain's kernel; one for each way in which its inputs lie."""
-    text = cuda_source(chain, given, forms)
-    return None if text is None else Launch(backend, Kernel("chain", "chain", None, text), None)
-
-
-def launch_cuda(chain: Chain, outs: Sequence[Any], ins: Sequence[Any]) -> bool:
-    """See `Chain.launch_cuda`."""
-    shape, drops = outs[0].shape, [s for s in chain.steps if s.op == DROPOUT]
-    counters = {s.operands[1] for s in drops}
-    forms = tuple(FULL if i in counters else form_of(a, shape) for i, a in enumerate(ins))
-    launch = cuda_launch(chain, tuple(a.dtype for a in ins), forms, backends.of(outs[0]))  # type: ignore[arg-type]
-    places = [place(a.shape, shape) for a, form in zip(ins, forms) if form == PLACED]
-    if launch is None or None in places or not all(o.flags.c_contiguous and o.shape == shape for o in outs):
-        return False
-    numbers: list[Any] = []
-    for step in drops:
-        attrs = dict(step.attrs)
-        factor = float(drop_factor(attrs["p"], outs[0].dtype))
-        numbers += [*attrs["key"], round((1.0 - attrs["p"]) * 2**32), factor]
-    size, backend = outs[0].size, launch.backend
-    pieces = -(-size // (8 if drops else 16 // outs[0].dtype.itemsize))
-    args = (*outs, *ins, size, *places, *numbers)
-
-    def run(threads: int) -> None:
-        grid = (min(-(-pieces // threads), 32 * 256 // threads * backend.processors),)
-        launch.tiles("chain", (outs[0].dtype,), args, grid, (threads,))
-
-    if size:
-        again = not {o.data.ptr for o in outs} & {a.data.ptr for a in ins}  # it may be run more than once
-        run(tuning.choose(backend, str(launch.kernel.text), size, run) if again else tuning.BLOCKS[0])
-    return True

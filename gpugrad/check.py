@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpugrad.errors import GpugradError, ShapeError, describe, fail
+from gpugrad.errors import DTypeError, GpugradError, ShapeError, describe, fail
 from gpugrad.forward import jvp
 from gpugrad.rules import add_up
 from gpugrad.state import enable_grad, no_grad
@@ -37,6 +37,9 @@ def numgrad(
     if method not in STEPS:
         raise ValueError(f"[numgrad] method is {method!r}; expected one of {sorted(STEPS)}")
     h0 = STEPS[method] if eps is None else eps
+    if inputs[index].dtype.kind not in "fc":
+        message = f"inputs[{index}] is {describe(inputs[index])}, expected floating-point numbers"
+        raise fail(DTypeError, "numgrad", message)
     base, device = inputs[index].numpy(copy=True), inputs[index].device
     out, doubt = np.zeros_like(base), np.zeros_like(base)
     weights = cotangent.numpy() if isinstance(cotangent, Tensor) else 1.0 if cotangent is None else cotangent

@@ -20,7 +20,7 @@ class Segment:
     The node's parents are the arguments that require gradients, then what f reads of the graph besides them.
     """
 
-    name, aux, vjps, kind, via, reuse, singular, fragile = "checkpoint", False, (), "general", None, 0, 0, False
+    name, aux, vjps, kind, via, reuse, singular, fragile = "checkpoint", False, (), "general", None, None, 0, False
 
     def __init__(self, f: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self.f, self.nout, self.draws, self.depth = f, 1, Draws(), mode.depth
@@ -104,7 +104,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         segment.smooth, segment.nout = list(nodes), max(len(nodes), 1)
         segment.outer = outside([n for n in nodes.values() if n is not None], born)
         plain = [Tensor(y.data) if isinstance(y, Tensor) else y for y in leaves]
-        if not arguments and not segment.outer:
+        if not nodes:  # nothing that comes out depends on the graph
             return refill(result, plain)
         parents = (*(x.node for x in arguments), *segment.outer)
         saved = (None, *(x.data for x in arguments), *(None for _ in segment.outer))

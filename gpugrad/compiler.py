@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpugrad.backends import threads
 from gpugrad.kernel import find_kernels, source
 
 BUDGET = 512 * 2**20  # bytes of libraries to keep in a folder
@@ -102,18 +103,18 @@ def enabled() -> bool:
     return os.environ.get("GPUGRAD_CPU_JIT", "1") != "0" and find() is not None
 
 
+@functools.cache
+def wide() -> bool:
+    """Whether this processor has vectors of 64 bytes, with which products of ours are as fast as a BLAS's."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        return " avx512f " in next((line for line in file if line.startswith("flags")), "")
+    return False
+
+
 def host_folder() -> Path:
     """Where code for the CPU is kept: GPUGRAD_CACHE, or gpugrad in the user's folder of caches."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GPUGRAD_CACHE") or Path(base) / "gpugrad")
-
-
-def threads() -> int:
-    """How many threads compiled code uses: GPUGRAD_THREADS, else one for each CPU that this process may use."""
-    given = os.environ.get("GPUGRAD_THREADS", "")
-    if given:
-        return max(1, int(given))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
@@ -122,7 +123,7 @@ def pool(folder: Path) -> tuple[Path, ctypes.CDLL]:
     text = (find_kernels() / "host" / "pool.cpp").read_text(encoding="utf-8")
     path = build(text, (*HOST_FLAGS, "-pthread"), folder, name="pool.cpp")
     library = ctypes.CDLL(str(path))
-    library.gg_threads(threads())
+    library.gg_threads(threads.count())
     return path, library
 
 
@@ -133,7 +134,10 @@ def set_threads(n: int) -> None:
 
 def host_text(body: str) -> str:
     """What the compiler gets for the CPU: our headers, then `body`."""
-    return source(find_kernels() / "host" / "unit.cpp", '#include "loops.h"\n#include "rows.h"\n' + body)
+    return source(
+        find_kernels() / "host" / "unit.cpp",
+        '#include "loops.h"\n#include "rows.h"\n#include "attention.h"\n#include "conv.h"\n' + body,
+    )
 
 
 functions: dict[Path, Any] = {}  # by the file that stands for each

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gpugrad.errors import DTypeError, fail
+
 bool_ = np.dtype("bool")
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
 uint8, uint16, uint32, uint64 = (np.dtype(f"uint{n}") for n in (8, 16, 32, 64))
@@ -21,10 +23,11 @@ def get_default_dtype() -> Any:
 
 
 def set_default_dtype(dtype: Any) -> None:
-    """Set the default floating type to float32 or float64. Raises TypeError for any other."""
+    """Set the default floating type to float32 or float64. Raises DTypeError for any other."""
     chosen = np.dtype(dtype)
-    if chosen not in (float32, float64):
-        raise TypeError(f"[set_default_dtype] {chosen} cannot be the default; expected float32 or float64")
+    if dtype is None or chosen not in (float32, float64):  # NumPy takes None for float64
+        message = f"{chosen if dtype is not None else None} cannot be the default; expected float32 or float64"
+        raise fail(DTypeError, "set_default_dtype", message)
     _default[0] = chosen
 
 

@@ -1,4 +1,4 @@
-"""How a Program runs: on NumPy as one straight-line Python function with planned buffers, on a GPU as one CUDA graph.
+"""How a Program runs on NumPy: as one straight-line Python function with planned buffers. On a GPU: see graph.py.
 
 A value that a NumPy function can write with `out=` gets a place in one piece of memory, which values that are not
 alive at once share. Views of such values, and of captured arrays, are made once. Everything else calls the op's own
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from gpugrad import backends, compiler, jit
-from gpugrad.chain import DROPOUT, picked, piece
+from gpugrad.chain import DROPOUT
 from gpugrad.errors import ReplayError, fail
-from gpugrad.fuse import forward_and_backward, fuse
+from gpugrad.fuse import apart, forward_and_backward, fuse, order
 from gpugrad.op import TABLE
-from gpugrad.program import CAPTURE, INPUT, VALUE, Call, Program, Ref, bind, execute, flat, mapped
+from gpugrad.ops.loss import BOTH, both
+from gpugrad.program import CAPTURE, INPUT, VALUE, Call, Program, Ref, bind, flat, mapped
 
 VIEWS = frozenset({"alias", "broadcast_to", "flip", "getitem", "matrix_transpose", "reshape", "transpose"})
 ALIGN = 64
 COPIED = 1 << 16  # bytes of an argument or result that is copied to or from a fixed place
-LARGE, SHARED = 1 << 17, 200_000  # elements of a chain that is run in pieces on NumPy, and by two threads
+LARGE = 1 << 17  # elements of a chain that is run in pieces on NumPy
 ROUNDING = 512  # units of the last place of the largest value that a compiled piece may differ by
 FREED = 1 << 14  # bytes of a value that is let go as soon as it is not needed
 
@@ -54,6 +56,39 @@ def packed(slot: Any) -> bool:
             return False
         expected *= n
     return True
+
+
+def new_array(slot: Any) -> Any:
+    """Memory for an array without gaps, its axes in the order that a slot has them."""
+    axes = sorted(range(len(slot.shape)), key=lambda i: -slot.strides[i])
+    made = np.empty([slot.shape[i] for i in axes], slot.dtype)
+    return made if axes == sorted(axes) else made.transpose(np.argsort(axes))
+
+
+class Lent:
+    """A large result: an array for the caller, written again by a later run once nobody holds it or a view of it.
+
+    Fresh memory costs more than many a computation, for the system clears it page by page.
+    """
+
+    def __init__(self, slot: Any) -> None:
+        self.slot, self.alone = slot, -1
+        self.array: Any = None
+
+    def take(self) -> Any:
+        """What the run writes to: the array's memory, but no view of it, so that references can be counted."""
+        if sys.getrefcount(self.array) > self.alone:
+            self.array = np.empty(self.slot.shape, self.slot.dtype)
+            self.inside = np.asarray(Window(self.array))
+            self.alone = sys.getrefcount(self.array)
+        return self.inside
+
+
+class Window:
+    """The memory of an array, which it keeps alive."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.__array_interface__ = array, array.__array_interface__
 
 
 class Lives:
@@ -110,45 +145,28 @@ def padded(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
-def compilable(chain: Any, dtypes: list[Any], size: int) -> bool:
+def compilable(chain: Any, dtypes: list[Any], shape: tuple[int, ...]) -> bool:
     """Whether a compiled chain is better than its calls one by one."""
     return len(chain.steps) + len(chain.ends) > 1 and chain.source("cpu", dtypes) is not None
 
 
-def worth_pieces(chain: Any, dtypes: list[Any], size: int) -> bool:
-    """Whether to run a chain piece by piece on NumPy: where its values would not stay in the cache."""
-    return len(chain.steps) > 1 and size >= LARGE
+def worth_pieces(chain: Any, dtypes: list[Any], shape: tuple[int, ...]) -> bool:
+    """Whether to run a chain piece by piece on NumPy: where its values would not stay in the cache.
+
+    Not the short ones between convolutions, whose arrays lie in an order of their own: one by one is faster.
+    """
+    return len(chain.steps) > 1 and math.prod(shape) >= LARGE and not chain.order
 
 
 def far(a: Any, b: Any, eps: float) -> bool:
     """Whether two results differ by more than rounding: relative to the largest value, NaN and infinity alike."""
+    if a.dtype == np.uint8:  # the bits of a relu: near 0 they go either way, and how they lie is the library's affair
+        return False
     if a.dtype.kind not in "fV":
         return not np.array_equal(a, b)
     a, b = (v if v.dtype.itemsize > 2 else v.astype("float32") for v in (a, b))
     scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
     return not np.allclose(a, b, rtol=0, atol=float(scale) * eps * ROUNDING, equal_nan=True)
-
-
-def in_pieces(chain: Any, outs: list[Any], ins: list[Any]) -> None:
-    """A chain on NumPy, shared by two threads where that pays: NumPy lets others run while it computes."""
-    shape = outs[0].shape
-    if math.prod(shape) < SHARED or compiler.threads() < 2 or chain.ends or any(s.op == DROPOUT for s in chain.steps):
-        chain.numpy(outs, ins)
-        return
-    middle = shape[0] // 2
-    cut = [[piece(a, len(shape), (half, *[slice(None)] * (len(shape) - 1))) for a in (*outs, *ins)]
-           for half in (slice(0, middle), slice(middle, None))]  # fmt: skip
-    other = helper().submit(chain.numpy, cut[1][: len(outs)], cut[1][len(outs) :])
-    chain.numpy(cut[0][: len(outs)], cut[0][len(outs) :])
-    other.result()
-
-
-@functools.cache
-def helper() -> Any:
-    """A second thread, which sleeps while there is nothing to do."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(1, "gpugrad-replay")
 
 
 def nested(outs: Any, arrays: dict[int, Any]) -> Any:
@@ -204,7 +222,7 @@ class Runner:
             if ready is None:
                 bind(call.outs, self.reference(n, call, args, values), values)
                 continue
-            mine = [mapped(lambda i: values[i].copy(), a) for a in call.args]
+            mine = [mapped(lambda i: values[i].copy("K"), a) for a in call.args]
             got = ready(*mine)
             bind(call.outs, self.reference(n, call, args, values), values)
             got = list(flat([got])) if call.makes() else [a for a in flat(mine) if hasattr(a, "dtype")]
@@ -213,6 +231,8 @@ class Runner:
             eps = max(float(resolution(d)) for d in kinds)  # a float64 sum of float32 values has their error
             if any(far(on_host(a), on_host(b), eps) for a, b in zip(got, want)):
                 raise fail(ReplayError, "replay", f"the compiled code of {program.show(call)} differs from its ops")
+            if any(a.dtype == np.uint8 for a in got):  # bits belong to the values that they were made of
+                values.update(zip(call.makes(), got))
 
 
 class Host(Runner):
@@ -224,8 +244,8 @@ class Host(Runner):
 
     def __init__(self, program: Program, kept: frozenset[int] = frozenset(), compiled: bool = False) -> None:
         self.compiled, self.logical, self.kept = compiled and compiler.enabled(), program, kept
-        program = forward_and_backward(program) if self.compiled else program
-        program = fuse(program, compilable if self.compiled else worth_pieces, self.compiled)
+        program = forward_and_backward(apart(program) if self.compiled else program)
+        program = fuse(program, compilable if self.compiled else worth_pieces, ("sum",) if self.compiled else ())
         self.program = program
         slots, lives = program.slots, Lives(program)
         leaving = [r for r in program.results if r not in kept]
@@ -234,7 +254,9 @@ class Host(Runner):
         self.copied = {r for r in leaving if slots[r].storage not in escaping | outside}
         self.arrays = dict(program.arrays)
         self.routines = self.find_routines()
+        self.small = self.staged()
         placed = {n: over for n, c in enumerate(program.calls) if (over := self.placing(n, c)) is not None}
+        self.lent = {m: Lent(slots[m]) for n in placed for m in program.calls[n].makes() if self.lends(n, m, escaping)}
         places, size = plan(program, lives, placed, escaping)
         self.logical.planned_bytes = size
         self.memory = aligned(size)
@@ -246,19 +268,35 @@ class Host(Runner):
         )
         self.text = Source()
         for i in program.inputs:
-            if i in self.staged():
+            if i in self.small:
                 self.arrays[i] = np.empty_like(np.ndarray(slots[i].shape, slots[i].dtype, strides=None))
                 self.text.lines.append(f"{self.operand(Ref(i))}[...] = t{i}")
+        self.text.lines += [f"t{m} = {self.text.name(lent, 'p')}.take()" for m, lent in self.lent.items()]
         for n, call in enumerate(program.calls):
             if not self.settled(call):
                 self.emit(n, call)
             self.release(n, call, lives)
         head = "def run(" + ", ".join(f"t{i}" for i in program.inputs) + "):"
-        results = ", ".join(self.operand(Ref(r)) + ".copy('K')" * (r in self.copied) for r in program.results)
+        results = ", ".join(map(self.result, program.results))
         body = [*self.text.lines, f"return [{results}]"]
         self.source = "\n    ".join([head, *body])
         exec(compile(self.source, "<replay>", "exec"), self.text.names)
         self.run: Callable[..., list[Any]] = self.text.names["run"]
+
+    def lends(self, n: int, m: int, escaping: set[int]) -> bool:
+        """Whether result m of call n, which writes where it is told, is memory of the caller that may come back."""
+        slots, call = self.program.slots, self.program.calls[n]
+        told = n in self.routines or call.op in (*self.program.chains, BOTH) or own_memory(call) is not None
+        leaves = m in escaping and [slots[r].storage for r in self.program.results].count(m) == 1
+        return (
+            told and leaves and m in self.program.results and slots[m].dtype.kind in "biufc" and order(slots[m]) == ()
+        )
+
+    def result(self, r: int) -> str:
+        """A result of the program in the text."""
+        if r in self.lent:
+            return f"{self.text.name(self.lent[r], 'p')}.array"
+        return self.operand(Ref(r)) + ".copy('K')" * (r in self.copied)
 
     @property
     def exact(self) -> Callable[..., list[Any]]:
@@ -267,17 +305,15 @@ class Host(Runner):
 
     def reference(self, n: int, call: Call, args: list[Any], values: dict[int, Any]) -> Any:
         """On NumPy."""
-        if call.op in TABLE:
-            return execute(call, values)
         if call.op not in self.program.chains:
-            return self.routines[n].fall_back(tuple(args), None)
+            return self.implementation(call)(*args, **call.attrs)
         outs = self.new_results(call)
         self.program.chains[call.op].numpy(self.reduced(call, outs), args)
         return tuple(outs)
 
     def new_results(self, call: Call) -> list[Any]:
         """Arrays for the results of a chain."""
-        return [np.empty(self.program.slots[m].shape, self.program.slots[m].dtype) for m in call.makes()]
+        return [new_array(self.program.slots[m]) for m in call.makes()]
 
     def reduced(self, call: Call, outs: list[Any]) -> list[Any]:
         """The results of a chain in the shapes that it gives them: sums without the axes that were kept."""
@@ -302,14 +338,11 @@ class Host(Runner):
         return None if ready is None else run
 
     def staged(self) -> set[int]:
-        """Small arguments that a chain or routine reads: copied to a fixed place, to which calls can be bound."""
+        """Small values that a chain or compiled routine reads: copied to a fixed place, to which calls can be bound."""
         program = self.program
-        written = set(program.written())
         bound = [c for n, c in enumerate(program.calls) if c.op in program.chains or n in self.routines]
-        return {
-            r for c in bound for r in c.reads()
-            if program.slots[r].kind == INPUT and program.slots[r].nbytes <= COPIED and r not in written
-        }  # fmt: skip
+        small = {r for c in bound for r in c.reads() if program.slots[r].nbytes <= COPIED}
+        return small - set(program.written())
 
     def find_routines(self) -> dict[int, Any]:
         """The compiled stand-ins of calls, by their numbers; compiled together with the chains."""
@@ -333,7 +366,7 @@ class Host(Runner):
         slot = self.program.slots[i]
         if i in self.arrays or not packed(slot):
             return self.arrays.get(i, slot)
-        return np.ndarray(slot.shape, slot.dtype, strides=slot.strides if slot.nbytes else None)
+        return new_array(slot)
 
     def placing(self, n: int, call: Call) -> bool | None:
         """Whether a call that writes where it is told may write over an operand; None for any other call."""
@@ -342,7 +375,11 @@ class Host(Runner):
         elementwise = call.op in TABLE and (TABLE[call.op].kind == "elementwise" or call.op == DROPOUT)
         if n in self.routines:
             return elementwise if call.makes() else None
-        return None if own_memory(call) is None else elementwise
+        if own_memory(call) is not None:
+            return elementwise
+        if call.op == BOTH:
+            return False
+        return None if call.writes or self.small.isdisjoint(call.makes()) else False
 
     def settled(self, call: Call) -> bool:
         """Whether a call's result is known beforehand: a view of memory that stays."""
@@ -369,7 +406,7 @@ class Host(Runner):
 
     def implementation(self, call: Call) -> Any:
         """The op's function of NumPy arrays."""
-        return TABLE[call.op].impls[np.ndarray]
+        return functools.partial(both, np) if call.op == BOTH else TABLE[call.op].impls[np.ndarray]
 
     def operand(self, a: Any) -> str:
         """An operand in the text."""
@@ -394,15 +431,17 @@ class Host(Runner):
             return
         if n in self.routines:
             args = [self.operand(a) for a in call.args]
-            fresh = [m for m in makes if m not in self.arrays]
-            text.lines += [f"t{m} = np.empty({slots[m].shape!r}, {text.name(slots[m].dtype, 'k')})" for m in fresh]
+            fresh = [m for m in makes if not self.has_place(m)]
+            text.lines += [f"t{m} = {text.name(new_array, 'f')}({text.name(slots[m], 'k')})" for m in fresh]
             if makes:
-                out = self.places(call.outs) if fresh else text.hold(nested(call.outs, self.arrays))
+                fixed = all(m in self.arrays for m in makes)
+                out = text.hold(nested(call.outs, self.arrays)) if fixed else self.places(call.outs)
                 args.append(f"out={out}")
             text.lines.append(f"{text.name(self.routines[n], 'j')}({', '.join(args)})")
             return
-        if type(call.outs) is int and call.outs in self.arrays:
-            fn, place = own_memory(call), self.operand(Ref(call.outs))
+        fn = own_memory(call)
+        if fn is not None and self.has_place(call.outs):
+            place = self.operand(Ref(call.outs))
             if isinstance(fn, np.ufunc):
                 args = [self.scalar(a, call) for a in call.args]
                 keyword = "out=" * (fn in (np.maximum, np.minimum))  # which do not like a third array
@@ -417,11 +456,19 @@ class Host(Runner):
         if isinstance(run, functools.partial) and not run.keywords:  # bound to NumPy: one call less
             args, run = [*(text.name(a, "k") for a in run.args), *args], run.func
         args += [f"{k}={self.attribute(v)}" for k, v in call.attrs.items()]
+        outs = call.outs
+        if call.op == BOTH and self.has_place(outs[2]):  # the gradient is written where it belongs
+            args.append(f"into={self.operand(Ref(outs[2]))}")
+            outs = (*outs[:2], None)
         made = f"{text.name(run, 'f')}({', '.join(args)})"
-        text.lines.append(f"{target(call.outs)} = {made}" if makes else made)
+        text.lines.append(f"{self.target(outs)} = {made}" if makes else made)
         for i in makes:
-            if slots[i].shape == ():
+            if slots[i].shape == () and i not in self.arrays:
                 text.lines.append(f"if type(t{i}) is not ndarray: t{i} = asarray(t{i})")
+
+    def has_place(self, m: int) -> bool:
+        """Whether a call may write result m where it belongs."""
+        return m in self.arrays or m in self.lent
 
     def places(self, outs: Any) -> str:
         """Nested outputs in the text."""
@@ -429,21 +476,27 @@ class Host(Runner):
             return f"({', '.join(map(self.places, outs))},)"
         return self.operand(Ref(outs))
 
+    def target(self, outs: Any) -> str:
+        """The left side of an assignment."""
+        if isinstance(outs, tuple):
+            return f"({', '.join(map(self.target, outs))},)"
+        return "_" if outs is None else self.operand(Ref(outs)) + "[...]" * (outs in self.arrays)
+
     def emit_chain(self, call: Call) -> None:
         """A chain on arrays that stay is a call without arguments, made ready once."""
         slots, text, chain = self.program.slots, self.text, self.program.chains[call.op]
         ready = chain.compile_cpu([slots[r].dtype for r in call.reads()]) if self.compiled else None
         makes, many = call.makes(), len(chain.outputs)
         for m in makes:
-            if m not in self.arrays:
-                text.lines.append(f"t{m} = np.empty({slots[m].shape!r}, {text.name(slots[m].dtype, 'k')})")
+            if not self.has_place(m):
+                text.lines.append(f"t{m} = {text.name(new_array, 'f')}({text.name(slots[m], 'k')})")
         if all(i in self.arrays for i in (*makes, *call.reads())):
             outs = self.reduced(call, [self.arrays[m] for m in makes])
             ins = [self.arrays[r] for r in call.reads()]
-            bound = functools.partial(in_pieces, chain, outs, ins) if ready is None else ready.bind(outs, ins)
+            bound = functools.partial(chain.numpy, outs, ins) if ready is None else ready.bind(outs, ins)
             text.lines.append(f"{text.hold(bound)}()")
             return
-        run = functools.partial(in_pieces, chain) if ready is None else ready
+        run = chain.numpy if ready is None else jit.Latest(ready)
         places = [self.operand(Ref(m)) for m in makes]
         places[many:] = [f"{p}.reshape({self.left(chain, k, call)!r})" for k, p in enumerate(places[many:])]
         ins_ = ", ".join(self.operand(Ref(r)) for r in call.reads())
@@ -452,7 +505,8 @@ class Host(Runner):
     def left(self, chain: Any, k: int, call: Call) -> tuple[int, ...]:
         """The shape of what a chain's k-th sum leaves."""
         shape = np.broadcast_shapes(*(self.program.slots[r].shape for r in call.reads()))
-        return shape[: len(shape) - chain.ends[k].axes]
+        axes = chain.order or range(len(shape))
+        return tuple([shape[i] for i in axes[: len(shape) - chain.ends[k].axes]])
 
     def attribute(self, v: Any) -> str:
         """An attribute's value in the text."""
@@ -479,87 +533,6 @@ class Host(Runner):
             self.text.lines.append(" = ".join(f"t{i}" for i in done) + " = None")
 
 
-class Graph(Runner):
-    """A program as a CUDA graph: arguments are copied to where it reads them, results from where it leaves them.
-
-    What it cannot capture it runs call by call; `reason` then says why. `kept` and `compiled` as for `Host`: runs of
-    elementwise calls become one generated kernel each.
-    """
-
-    def __init__(
-        self, program: Program, kept: frozenset[int], like: list[Any], backend: Any, compiled: bool = False
-    ) -> None:
-        self.logical, self.backend, self.kept, self.compiled = program, backend, kept, compiled
-        self.program = fuse(program, launchable) if compiled else program
-        self.given = [a.copy() for a in like]
-        self.written = [program.inputs.index(i) for i in program.written() if i in program.inputs]
-        self.results: list[Any] = []
-        self.reason = ""
-        for n, call in enumerate(self.program.calls):  # compiles, which no capture may
-            if (run := self.standin(n, call)) is not None:
-                run(*(backend.xp.zeros(s.shape, s.dtype) for s in (self.program.slots[r] for r in call.reads())))
-        try:
-            with backend.capture() as self.graph:
-                self.results = self.program.run(*self.given, perform=self.perform)
-            program.planned_bytes = self.graph.pool.total_bytes()
-        except Exception as error:
-            self.reason = str(error)
-
-    def perform(self, call: Call, values: dict[int, Any]) -> Any:
-        """One call; a chain as one kernel."""
-        run = self.standin(0, call)
-        return execute(call, values) if run is None else tuple(run(*(values[r] for r in call.reads())))
-
-    def standin(self, n: int, call: Call) -> Callable[..., Any] | None:
-        """A chain's kernel."""
-        chain, slots = self.program.chains.get(call.op), self.program.slots
-        if chain is None:
-            return None
-
-        def run(*ins: Any) -> list[Any]:
-            outs = [self.backend.xp.empty(slots[m].shape, slots[m].dtype) for m in call.makes()]
-            return outs if chain.launch_cuda(outs, ins) else one_by_one(chain, ins)
-
-        return run
-
-    def reference(self, n: int, call: Call, args: list[Any], values: dict[int, Any]) -> Any:
-        """Op by op."""
-        return execute(call, values) if call.op in TABLE else tuple(one_by_one(self.program.chains[call.op], args))
-
-    @property
-    def exact(self) -> Callable[..., list[Any]]:
-        """What runs the program with the bits of the eager step."""
-        return self.logical.run if self.compiled else self.run
-
-    def run(self, *given: Any) -> list[Any]:
-        """One launch, on arrays like those of the trace."""
-        if self.reason:
-            return self.program.run(*given, perform=self.perform)
-        for place, a in zip(self.given, given):
-            place[...] = a
-        self.graph.launch()
-        for i in self.written:
-            given[i][...] = self.given[i]
-        return [a if r in self.kept else a.copy() for r, a in zip(self.program.results, self.results)]
-
-
-def launchable(chain: Any, dtypes: list[Any], size: int) -> bool:
-    """Whether a chain can be one CUDA kernel, and saves a launch."""
-    kinds = {d for d in (*dtypes, *(chain.dtypes(dtypes)[o] for o in chain.outputs)) if d != np.uint64}
-    return len(chain.steps) > 1 and len(kinds) == 1 and chain.source("cuda", dtypes) is not None
-
-
-def one_by_one(chain: Any, ins: Any) -> list[Any]:
-    """A chain's ops one after the other."""
-    values = list(ins)
-    for step in chain.steps:
-        operands = picked(values, step)
-        first = next(a for a in operands if hasattr(a, "dtype"))
-        impl = TABLE[step.op].impls[backends.of(first).array_type]
-        values.append(impl(*operands, **dict(step.attrs)))
-    return [values[o] for o in chain.outputs]
-
-
 def on_host(a: Any) -> Any:
     """Values in host memory."""
     return np.asarray(backends.of(a).to_numpy(a))
@@ -573,13 +546,6 @@ def resolution(dtype: Any) -> float:
 def flat_slots(a: Any) -> list[int]:
     """Slots in a nested operand."""
     return [r.slot for r in flat(a) if type(r) is Ref]
-
-
-def target(outs: Any) -> str:
-    """The left side of an assignment."""
-    if isinstance(outs, tuple):
-        return f"({', '.join(map(target, outs))},)"
-    return "_" if outs is None else f"t{outs}"
 
 
 def aligned(size: int) -> Any:

@@ -186,6 +186,7 @@ class Watch:
         self.free: dict[types.CodeType, dict[str, Read]] = {}  # closure variables, whose cells are found afterwards
         self._modules: dict[str, bool] = {}
         self._seen: set[Any] = set()
+        self._ran: set[types.CodeType] = set()
         self._check: Callable[[], bool] = lambda: True
 
     def __enter__(self) -> Watch:
@@ -235,6 +236,7 @@ class Watch:
     def _look(self, code: types.CodeType, frame: Any, users: bool) -> None:
         """Note what the names of a function stand for as it begins; globals only in code of the user's."""
         given, names = frame.f_locals, frozenset(code.co_names)
+        self._ran.add(code)
         if users:
             space = frame.f_globals
             for name in code.co_names:
@@ -322,7 +324,11 @@ class Watch:
         self._check = space["check"]
 
     def _note_cells(self) -> None:
-        """Note the cells of the closures that ran; of several functions with one code, those that hold what it saw."""
+        """Note the cells of the closures that ran; of several functions with one code, those that hold what it saw.
+
+        If none does, the step changed it, or the function was made within the step and is gone.
+        """
+        within = {c for code in self._ran for c in code.co_consts if isinstance(c, types.CodeType)}
         functions: dict[types.CodeType, list[Any]] = {code: [] for code in self.free}
         for fn in gc.get_referrers(*self.free) if self.free else ():
             if isinstance(fn, types.FunctionType) and fn.__code__ in functions:
@@ -331,7 +337,7 @@ class Watch:
         for code, values in self.free.items():
             for name, r in values.items():
                 cells = [fn.__closure__[code.co_freevars.index(name)] for fn in functions[code]]
-                for cell in [c for c in cells if same(held(c), r.value)] or cells[:1]:
+                for cell in [c for c in cells if same(held(c), r.value)] or cells[: code not in within]:
                     self.reads["cell", id(cell), name] = r.at(cell)
         self.free = {}
 

@@ -93,7 +93,7 @@ class Rule:
     """How the walk sees the calls of one Function class with `nout` outputs."""
 
     __slots__ = ("cls", "name", "nout")
-    aux, vjps, kind, via, reuse, singular, fragile = False, (), "general", None, 0, 0, False
+    aux, vjps, kind, via, reuse, singular, fragile = False, (), "general", None, None, 0, False
 
     def __init__(self, cls: type[Function], nout: int) -> None:
         self.cls, self.name, self.nout = cls, cls.__name__, nout

@@ -7,15 +7,14 @@ that belongs to it is ready, and lets views and small results pass before it. No
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gpugrad.chain import Chain, Const, End, Step, fusable
-from gpugrad.jit import BOTH, lookup
+from gpugrad.chain import DROPOUT, Chain, Const, End, Step, fusable, order_of
 from gpugrad.op import TABLE
-from gpugrad.program import Call, Program, Ref, swept
+from gpugrad.ops.loss import BOTH
+from gpugrad.program import VALUE, Call, Program, Ref, swept
 
 LONGEST = 128  # steps of a chain: the compiler's time grows with them
 CHEAP = 1 << 10  # bytes of a result that may be made before a run which does not need it
@@ -42,32 +41,33 @@ def dependencies(program: Program) -> list[set[int]]:
     return found
 
 
+def order(slot: Any) -> tuple[int, ...] | None:
+    """How an array lies in memory: see `order_of`."""
+    return order_of(slot.shape, slot.strides, slot.dtype.itemsize)
+
+
 def packed_rows(slot: Any) -> bool:
     """Whether an array is C-contiguous and has elements."""
-    expected: int = slot.dtype.itemsize
-    for n, stride in zip(reversed(slot.shape), reversed(slot.strides)):
-        if n != 1 and stride != expected:
-            return False
-        expected *= n
-    return 0 not in slot.shape
+    return order(slot) == ()
 
 
 def run_key(program: Program, call: Call) -> Any:
-    """What calls of one chain have in common, (shape, floating dtype); None for a call that fits none."""
+    """What calls of one chain have in common, (shape, order, floating dtype); None for a call that fits none."""
     op, slots = TABLE.get(call.op), program.slots
     if op is None or not (op.kind == "elementwise" or fusable(call.op, call.attrs)):
         return None
     if type(call.outs) is not int or op.nout > 1:
         return None
     out = slots[call.outs]
-    if out.storage != call.outs or not packed_rows(out) or op.aux:
+    lies = order(out)
+    if out.storage != call.outs or lies is None or (lies and call.op == DROPOUT) or op.aux:
         return None
     if not all(type(a) is Ref or a is None or type(a) in (bool, int, float) for a in call.args):
         return None
-    arrays = [slots[r] for i, r in enumerate(call.reads()) if call.op != "dropout" or i == 0]
+    arrays = [slots[r] for i, r in enumerate(call.reads()) if call.op != DROPOUT or i == 0]
     floats = {s.dtype for s in (*arrays, out) if s.dtype.kind == "f"}
     rest = {s.dtype.kind for s in (*arrays, out) if s.dtype.kind != "f"}
-    return (out.shape, floats.pop()) if len(floats) == 1 and rest <= {"b"} else None
+    return (out.shape, lies, floats.pop()) if len(floats) == 1 and rest <= {"b"} else None
 
 
 def schedule(program: Program) -> list[list[Call]]:
@@ -134,11 +134,11 @@ def schedule(program: Program) -> list[list[Call]]:
     return done
 
 
-Accept = Callable[[Chain, list[Any], int], bool]  # chain, dtypes of its inputs, elements
+Accept = Callable[[Chain, list[Any], tuple[int, ...]], bool]  # chain, dtypes of its inputs, their common shape
 
 
-def fuse(program: Program, accept: Accept, ends: bool = False) -> Program:
-    """Elementwise runs as single calls of Chains, where `accept` agrees; `ends`: with the sums that end them.
+def fuse(program: Program, accept: Accept, ends: tuple[str, ...] = ()) -> Program:
+    """Elementwise runs as single calls of Chains, where `accept` agrees; `ends`: the reductions that may end them.
 
     A chain's sum may have other bits than the op's, which is why it has to be asked for.
     """
@@ -152,60 +152,71 @@ def fuse(program: Program, accept: Accept, ends: bool = False) -> Program:
     calls: list[Call] = []
     chains = dict(program.chains)
     swallowed: set[int] = set()
-    sums = [c for c in program.calls if trailing_sum(program, c)] if ends else []
+    reductions = [c for c in program.calls if c.op in ends]
     for run in runs:
         if len(run) == 1 and id(run[0]) in swallowed:
             continue
-        if run_key(program, run[0]) is None:
+        key = run_key(program, run[0])
+        if key is None:
             calls += run
             continue
+        shape, lies, _ = key
         made = {c.outs for c in run}
-        closing = [c for c in sums if c.reads()[0] in made]
-        spans = {trailing_sum(program, c) for c in closing}
-        closing = closing if len(spans) == 1 else []
-        inside: dict[int, int] = {}
-        for c in (*run, *closing):
-            for r in set(c.reads()):
-                inside[r] = inside.get(r, 0) + 1
-        outputs = [c.outs for c in run if readers.get(c.outs, 0) > inside.get(c.outs, 0)]
-        inputs = list(dict.fromkeys(r for c in run for r in c.reads() if r not in made))
-        number = {r: i for i, r in enumerate((*inputs, *(c.outs for c in run)))}
-        steps = tuple(
-            Step(
-                c.op, tuple(number[a.slot] if type(a) is Ref else None if a is None else Const(a) for a in c.args),
-                tuple(c.attrs.items()),
-            )
-            for c in run
-        )  # fmt: skip
-        last = tuple(End("sum", number[c.reads()[0]], trailing_sum(program, c)) for c in closing)
-        chain = Chain(len(inputs), steps, tuple(number[o] for o in outputs), last)
-        shape = slots[run[0].outs].shape
-        spread = any(slots[i].shape == shape for i in inputs) or not last
-        if not spread or not accept(chain, [slots[i].dtype for i in inputs], math.prod(shape)):
+        closing = [c for c in reductions if c.reads()[0] in made and trailing(program, c, lies)]
+        spans = {trailing(program, c, lies) for c in closing}
+        for last in ([closing] if len(spans) == 1 else []) + [[]]:
+            chain, inputs, outs = chain_of(program, run, last, readers, lies)
+            spread = any(slots[i].shape == shape for i in inputs) or not last
+            if spread and accept(chain, [slots[i].dtype for i in inputs], shape):
+                name = f"chain{len(chains)}"
+                chains[name] = chain
+                swallowed |= {id(c) for c in last}
+                calls.append(replace(run[-1], op=name, args=tuple(map(Ref, inputs)), attrs={}, outs=outs))
+                break
+        else:
             calls += run
-            continue
-        name = f"chain{len(chains)}"
-        chains[name] = chain
-        swallowed |= {id(c) for c in closing}
-        outs = (*outputs, *(c.outs for c in closing))
-        calls.append(replace(run[-1], op=name, args=tuple(map(Ref, inputs)), attrs={}, outs=outs))
     return swept(replace(program, calls=calls, chains=chains))
 
 
-def trailing_sum(program: Program, call: Call) -> int:
-    """Over how many last axes a call sums a float array; 0 if it does anything else."""
-    if call.op != "sum" or call.attrs.get("dtype") is not None:
+def chain_of(
+    program: Program, run: list[Call], closing: list[Call], readers: dict[int, int], lies: tuple[int, ...]
+) -> tuple[Chain, list[int], tuple[int, ...]]:
+    """(a run and the reductions that close it as a Chain, its inputs, its results); readers: of every value."""
+    made, inside = {c.outs for c in run}, dict[int, int]()
+    for c in (*run, *closing):
+        for r in set(c.reads()):
+            inside[r] = inside.get(r, 0) + 1
+    outputs = [c.outs for c in run if readers.get(c.outs, 0) > inside.get(c.outs, 0)]
+    inputs = list(dict.fromkeys(r for c in run for r in c.reads() if r not in made))
+    number = {r: i for i, r in enumerate((*inputs, *(c.outs for c in run)))}
+    steps = tuple(
+        Step(
+            c.op, tuple(number[a.slot] if type(a) is Ref else None if a is None else Const(a) for a in c.args),
+            tuple(c.attrs.items()),
+        )
+        for c in run
+    )  # fmt: skip
+    last = tuple(End(c.op, number[c.reads()[0]], trailing(program, c, lies)) for c in closing)
+    chain = Chain(len(inputs), steps, tuple(number[o] for o in outputs), last, lies)
+    return chain, inputs, (*outputs, *(c.outs for c in closing))
+
+
+def trailing(program: Program, call: Call, lies: tuple[int, ...]) -> int:
+    """Over how many of the last axes in memory, of an array that lies so, a call reduces floats; 0 for all others."""
+    if call.attrs.get("dtype") is not None:
         return 0
     x, out = program.slots[call.reads()[0]], program.slots[call.outs]
-    axis, n = call.attrs["axis"], len(x.shape)
+    axis, axes = call.attrs["axis"], lies or tuple(range(len(x.shape)))
+    left = axes[: len(axes) - len(axis)]
     whole = x.dtype.kind == "f" and x.dtype == out.dtype and x.dtype.itemsize >= 4 and packed_rows(out)
-    return len(axis) if whole and axis and tuple(axis) == tuple(range(n - len(axis), n)) else 0
+    kept = [i for i in left if x.shape[i] != 1]
+    return len(axis) if whole and axis and set(axis).isdisjoint(left) and kept == sorted(kept) else 0
 
 
 def forward_and_backward(program: Program) -> Program:
     """softmax_xent and its backward as one call, where the cotangent does not depend on the loss.
 
-    One pass over the logits then makes loss, log-sum-exp and gradient: see `jit.BOTH`.
+    One pass over the logits then makes loss, log-sum-exp and gradient: see `ops.loss.both`.
     """
     before, calls = dependencies(program), program.calls
     upstream: list[set[int]] = []
@@ -222,9 +233,7 @@ def forward_and_backward(program: Program) -> Program:
             if ahead.op != "softmax_xent" or ahead.args != (logits, labels, weight) or ahead.outs[1] != slot_of(lse):
                 continue
             makers = [k for k in before[n] if slot_of(t) in calls[k].makes()]
-            like = [None if a is None else program.slots[slot_of(a)] for a in (t, logits, labels, weight)]
-            apart = all(m != k and m not in upstream[k] for k in makers)
-            if apart and lookup(BOTH, like, back.attrs) is not None:
+            if all(m != k and m not in upstream[k] for k in makers):
                 loss, log = ahead.outs
                 renamed[n] = replace(back, op=BOTH, args=(t, logits, labels, weight), outs=(loss, log, back.outs))
                 dropped.add(m)
@@ -232,6 +241,24 @@ def forward_and_backward(program: Program) -> Program:
         return program
     moved = [renamed.get(n, c) for n, c in enumerate(calls) if n not in dropped]
     return replace(program, calls=in_order(replace(program, calls=moved)))
+
+
+def apart(program: Program) -> Program:
+    """affine as a product and a sum, which then is part of a chain with what follows."""
+    slots, calls = dict(program.slots), list[Call]()
+    for call in program.calls:
+        out = slots[call.outs] if call.op == "affine" else None
+        if out is None or out.dtype.name not in ("float32", "float64"):
+            calls.append(call)
+            continue
+        x, weight, bias = call.args
+        w, turned, product = slots[weight.slot], max(slots) + 1, max(slots) + 2
+        slots[turned] = replace(w, shape=w.shape[::-1], strides=w.strides[::-1], kind=VALUE, name="")
+        slots[product] = replace(out, kind=VALUE, storage=product, name="")
+        calls.append(replace(call, op="matrix_transpose", args=(weight,), outs=turned))
+        calls.append(replace(call, op="matmul", args=(x, Ref(turned)), outs=product))
+        calls.append(replace(call, op="add", args=(Ref(product), bias)))
+    return replace(program, slots=slots, calls=calls)
 
 
 def in_order(program: Program) -> list[Call]:

@@ -105,7 +105,7 @@ class Map:
     Called on raw arrays or on Tensors, which record it. `transpose` is the map that pulls cotangents back.
     """
 
-    nout, aux, via, reuse, joint, kind, vjps, singular, fragile = 1, False, None, 0, None, "linear", (), 0, False
+    nout, aux, via, reuse, joint, kind, vjps, singular, fragile = 1, False, None, None, None, "linear", (), 0, False
     transpose: tuple[Callable[..., Any], ...]
 
     def __init__(self, name: str, forward: Callable[..., Any]) -> None:

@@ -1,32 +1,37 @@
 """Row kernels and optimiser steps compiled for the CPU, for replay: `lookup` finds what takes the place of an op.
 
-The text is `kernels/host/rows.h`, on the functors that the CUDA kernels use. What `lookup` returns is called like the
-op's raw implementation, on NumPy arrays, with `out=` for the results; arrays that do not lie as the compiled code
-needs them go to NumPy. Eager calls never come here: NumPy is the specification.
+The text is in `kernels/host` (`rows.h`, `product.h`, `attention.h`), on the functors that the CUDA kernels use. What
+`lookup` returns is called like the op's raw implementation, on NumPy arrays, with `out=` for the results; arrays that
+do not lie as the compiled code needs them go to NumPy. Eager calls never come here: NumPy is the specification.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
 import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gpugrad import compiler
-from gpugrad.chain import DROPOUT, Chain, Compiled, Const, Step, fusable, host_source
+from gpugrad import compiler, jit_conv
+from gpugrad.chain import DROPOUT, Chain, Compiled, Const, Step, fusable, host_source, order_of
 from gpugrad.launch import optim as launches
 from gpugrad.launch.activation import AFTER_BIAS
 from gpugrad.op import TABLE
-from gpugrad.ops.loss import check_labels
+from gpugrad.ops.loss import BOTH, both, check_labels
 
 C_TYPES = {"float32": "float", "float64": "double"}
-BOTH = "softmax_xent+softmax_xent_bwd"
+LARGE = 1 << 18  # multiplications of a product: a BLAS uses one thread for fewer, and wakes its others for more
 SHORT = 32  # columns: NumPy is as fast at rows of fewer, but for those that are worked on side by side
 
-Packed = tuple[bytes, tuple[Any, ...], Any]  # the struct, what it points to, the result
+Packed = tuple[
+    Any, ...
+]  # the struct, what it points to, the result, and (place, array) of what is copied before a call
 
 
 class Routine:
@@ -42,12 +47,16 @@ class Routine:
         self.given: Any = ()  # the arrays that the struct leads to
         self.struct: Any = None
         self.kept: tuple[Any, ...] = ()
+        self.copies: Sequence[tuple[Any, Any]] = ()
         self.result: Any = None
 
     def __call__(self, *args: Any, out: Any = None) -> Any:
-        bound = self.struct is not None and out is not None and same((args, out), self.given)
+        settled = out is not None or self.result is None  # an update has no result
+        bound = self.struct is not None and settled and same((args, out), self.given)
         if not bound and not self.bind(args, out):
             return self.fall_back(args, out)
+        for place, array in self.copies:
+            place[...] = array
         bad = self.function(self.struct)
         if bad >= 0:
             logits, labels = args[:2] if self.op == "softmax_xent" else args[1:3]
@@ -63,19 +72,15 @@ class Routine:
                 self.function.restype = ctypes.c_longlong
         if packed is None or self.function is None:
             return False
-        words, self.kept, self.result = packed
+        words, self.kept, self.result, *copies = packed
+        self.copies = copies[0] if copies else ()
         self.struct, self.given = ctypes.create_string_buffer(words, len(words)), frozen((args, out))
         return True
 
     def fall_back(self, args: tuple[Any, ...], out: Any) -> Any:
         """The op by NumPy."""
-        if self.op == BOTH:
-            t, logits, labels, weight = args
-            loss, lse = TABLE["softmax_xent"].impls[np.ndarray](logits, labels, weight, **self.attrs)
-            grad = TABLE["softmax_xent_bwd"].impls[np.ndarray](t, logits, labels, weight, lse, **self.attrs)
-            found: Any = (loss, lse, grad)
-        else:
-            found = TABLE[self.op].impls[np.ndarray](*args, **self.attrs)
+        run = functools.partial(both, np) if self.op == BOTH else TABLE[self.op].impls[np.ndarray]
+        found: Any = run(*args, **self.attrs)
         if out is None:
             return found
         for place, value in zip(leaves(out), leaves(found)):
@@ -242,6 +247,61 @@ def pack_layer_norm_bwd(args: tuple[Any, ...], out: Any, attrs: dict[str, Any]) 
     return words, (t, x, w, mean, rstd, more, dx, dw, db), (dx, dw, db)
 
 
+def pack_product(args: tuple[Any, ...], out: Any, _attrs: dict[str, Any]) -> Packed | None:
+    """x (..., k) times y (k, n)."""
+    x, y = args
+    result = np.empty((*x.shape[:-1], y.shape[1]), x.dtype) if out is None else out
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    strides = [s // x.itemsize for s in (*rows.strides, *y.strides)]
+    flat = x.flags.c_contiguous or x.ndim == 2
+    if not flat or y.dtype != x.dtype or not fits(x.dtype, result) or 1 not in strides[:2] or 1 not in strides[2:]:
+        return None
+    words = struct.pack("3Q7q", at(result), at(x), at(y), rows.shape[0], y.shape[1], y.shape[0], *strides)
+    return words, (x, y, result), result
+
+
+def view(a: Any, shape: tuple[int, ...] | None = None) -> list[int]:
+    """struct View of an array of four axes, broadcast to a shape."""
+    whole = a if shape is None else np.broadcast_to(a, shape)
+    return [at(a), *(s // a.itemsize for s in whole.strides)]
+
+
+def attention_struct(
+    q: Any, k: Any, v: Any, mask: Any, t: Any, out: Any, lse: Any, grads: Any, attrs: dict[str, Any]
+) -> bytes | None:
+    """struct Attention."""
+    strided = [a for a in (q, k, v, t) if a is not None]
+    if any(a.dtype != q.dtype or any(s % a.itemsize for s in a.strides) for a in strided) or not k.size or not v.size:
+        return None
+    if (mask is not None and mask.dtype not in (q.dtype, bool)) or not fits(q.dtype, out, lse, *grads):
+        return None
+    (b, h, tq, d), (g, tk, width) = q.shape, v.shape[1:]
+    views = [*view(q), *view(k), *view(v), *([0] * 5 if mask is None else view(mask, (b, h, tq, tk)))]
+    kind = 0 if mask is None else 1 if mask.dtype == bool else 2
+    return struct.pack(
+        "20q5q5Q9qd", *views, *([0] * 5 if t is None else view(t)), *map(at, (out, lse, *grads)), b, h, g, tq, tk, d,
+        width, kind, attrs["causal"], attrs["scale"],
+    )  # fmt: skip
+
+
+def pack_attention(args: tuple[Any, ...], out: Any, attrs: dict[str, Any]) -> Packed | None:
+    """(out, lse) of (q, k, v, mask)."""
+    q, k, v, mask = args
+    made = fresh(out, ((*q.shape[:3], v.shape[3]), q.dtype), (q.shape[:3], q.dtype))
+    words = attention_struct(q, k, v, mask, None, made[0], made[1], (None, None, None), attrs)
+    return None if words is None else (words, (*args, *made), made)
+
+
+def pack_attention_bwd(args: tuple[Any, ...], out: Any, attrs: dict[str, Any]) -> Packed | None:
+    """(dq, dk, dv) of (t, q, k, v, mask, out, lse)."""
+    t, q, k, v, mask, y, lse = args
+    made = fresh(out, *((a.shape, a.dtype) for a in (q, k, v)))
+    if y is None or lse is None:
+        return None
+    words = attention_struct(q, k, v, mask, t, y, lse, made, attrs)
+    return None if words is None else (words, (*args, *made), made)
+
+
 class Recorder:
     """Stands for a launch in gpugrad/launch/optim.py: keeps what an update would be launched with."""
 
@@ -253,16 +313,21 @@ class Recorder:
 
 
 def update_of(op: str, args: Sequence[Any], attrs: dict[str, Any]) -> tuple[Any, ...] | None:
-    """What a CUDA launch of this update would be given; None where that would decline, or copy an array first."""
-    recorder = Recorder()
-    if getattr(launches, f"_{op}")(recorder, *args, **attrs) is NotImplemented or not recorder.given[1]:
+    """What a CUDA launch of this update would be given, and (copy, gradient) of the gradients that it would copy.
+
+    None where it would decline.
+    """
+    recorder, launch = Recorder(), getattr(launches, f"_{op}")
+    if launch(recorder, *args, **attrs) is NotImplemented or not recorder.given[1]:
         return None
     known = {at(a) for a in leaves(list(args))}
     entries = recorder.given[1]
     dtypes = {arrays[0].dtype.name for _, arrays in entries}
-    if any(at(a) not in known for _, arrays in entries for a in arrays) or len(dtypes) != 1 or not dtypes <= {*C_TYPES}:
+    made = [(number, a) for number, arrays in entries for a in arrays if at(a) not in known]
+    names = list(inspect.signature(launch).parameters)
+    if (made and "grads" not in names) or len(dtypes) != 1 or not dtypes <= {*C_TYPES}:
         return None
-    return recorder.given
+    return *recorder.given, [(a, args[names.index("grads") - 1][number]) for number, a in made]
 
 
 def pack_update(op: str, args: tuple[Any, ...], attrs: dict[str, Any]) -> Packed | None:
@@ -270,7 +335,7 @@ def pack_update(op: str, args: tuple[Any, ...], attrs: dict[str, Any]) -> Packed
     found = update_of(op, args, attrs)
     if found is None:
         return None
-    _, entries, settings, step, product, lr, skip = found
+    _, entries, settings, step, product, lr, skip, copies = found
     addresses = np.array([[at(a) for a in arrays] for _, arrays in entries], np.uint64).T.copy()
     sizes = np.array([arrays[0].size for _, arrays in entries], np.int64)
     numbers = np.array([number for number, _ in entries], np.int64)
@@ -278,7 +343,7 @@ def pack_update(op: str, args: tuple[Any, ...], attrs: dict[str, Any]) -> Packed
         "QQQQQQQq6d", at(addresses), at(sizes), at(numbers), at(step), at(product), at(lr), at(skip), len(entries),
         *settings, *[0.0] * (6 - len(settings)),
     )  # fmt: skip
-    return words, (addresses, sizes, numbers), None
+    return words, (addresses, sizes, numbers), None, copies
 
 
 # --- finding a routine ----------------------------------------------------------------------------------------
@@ -292,6 +357,8 @@ ROWS: dict[str, tuple[str, str, Callable[..., Packed | None]]] = {  # op: functi
     "bias_act_bwd": ("bias_act_bwd", "BiasAct", pack_bias_act_bwd),
     "layer_norm": ("layer_norm", "LayerNorm", pack_layer_norm),
     "layer_norm_bwd": ("layer_norm_bwd", "LayerNorm", pack_layer_norm_bwd),
+    "matmul": ("matrix_product", "Product", pack_product), "attention": ("attention", "Attention", pack_attention),
+    "attention_bwd": ("attention_bwd", "Attention", pack_attention_bwd),
 }  # fmt: skip
 UPDATES = (
     "sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamax", "nadam", "average_into", "clamp_into",
@@ -302,6 +369,12 @@ def suits(op: str, args: Sequence[Any], attrs: dict[str, Any]) -> bool:
     """Whether a row kernel computes this call: axes at the right end, class numbers, no weights, no smoothing."""
     x = args[1] if op in ("softmax_xent_bwd", "softmax_bwd", "log_softmax_bwd", "layer_norm_bwd", BOTH) else args[0]
     ndim = len(x.shape)
+    if op == "matmul":
+        y = args[1]
+        worth = ndim > 1 and len(y.shape) == 2 and math.prod(x.shape) * y.shape[1] > LARGE and x.shape[-1] == y.shape[0]
+        return worth and compiler.wide()
+    if "attention" in op:
+        return True
     if "xent" in op:
         labels, weight = args[1:3] if op == "softmax_xent" else args[2:4]
         return len(labels.shape) == 1 and labels.dtype == np.int64 and weight is None and not attrs["smoothing"]
@@ -340,12 +413,30 @@ def lookup(op: str, args: Sequence[Any], attrs: dict[str, Any]) -> Routine | Ele
         name, form, pack = ROWS[op]
         functor = [AFTER_BIAS[attrs["kind"]]] if "bias_act" in op else []
         return Routine(op, entry(name, form, kind, *functor), pack, attrs) if suits(op, args, attrs) else None
+    if op in jit_conv.IMAGES:
+        name, form, options, pack = jit_conv.IMAGES[op]
+        source = entry(name, form, kind, *options)
+        return Routine(op, source, pack, attrs) if jit_conv.suits(op, args, attrs) else None
     return Elementwise.of(op, args, attrs)
 
 
 def entry(name: str, form: str, *types: str) -> str:
     """The text of an instance of a function of rows.h."""
     return f"GG_EXPORT long long NAME(const {form}* a) {{ return {name}<{', '.join(types)}>(*a); }}\n"
+
+
+class Latest:
+    """A compiled chain, `latest(outs, ins)`: with the very arrays of the last call it is one foreign call."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+        self.given: Any = ()
+        self.go: Callable[[], None] = lambda: None
+
+    def __call__(self, outs: Sequence[Any], ins: Sequence[Any]) -> None:
+        if not same((outs, ins), self.given):
+            self.go, self.given = self.compiled.bind(outs, ins), frozen((outs, ins))
+        self.go()
 
 
 class Elementwise:
@@ -377,9 +468,12 @@ class Elementwise:
             ins = [args[i] for i in self.places]
             if out is None:
                 out = np.empty(np.broadcast_shapes(*(a.shape for a in ins)), self.chain.dtypes(self.dtypes)[-1])
+            lies = order_of(out.shape, out.strides, out.itemsize)
+            if lies != self.chain.order and (not lies or self.chain.steps[0].op != DROPOUT):
+                self.chain, self.compiled = replace(self.chain, order=lies or ()), None
             if self.compiled is None:
                 self.compiled = self.chain.compile_cpu(self.dtypes)
-            if self.compiled is None or not out.flags.c_contiguous:
+            if self.compiled is None or lies != self.chain.order:
                 self.chain.numpy([out], ins)
                 return out
             self.go, self.given = self.compiled.bind([out], ins), frozen((args, out))

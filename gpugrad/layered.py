@@ -7,6 +7,7 @@ higher levels, and an op is worked off from the highest level down, so that no d
 from __future__ import annotations
 
 import itertools
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,7 +63,8 @@ class Level:
         known = self._dtypes.get(key)
         if known is None:
             inner = {level for d in parts for level in levels(d)}
-            mark = {"levels": (*sorted(inner, key=lambda v: v.rank), self), "plain": plain(parts[0])}
+            named = (*sorted(inner, key=lambda v: v.rank), self)  # weakly: no collector looks into a dtype
+            mark = {"levels": tuple(map(weakref.ref, named)), "plain": plain(parts[0])}
             made = np.dtype(mark["plain"], copy=True, metadata=mark)
             known = self._dtypes[key] = parts, made  # holding the parts keeps their ids their own
         return known[1]
@@ -70,12 +72,14 @@ class Level:
 
 def levels(dtype: Any) -> tuple[Level, ...]:
     """The levels that a raw array's dtype names, lowest first."""
-    return dtype.metadata.get("levels", ()) if dtype.metadata else ()  # type: ignore[no-any-return]
+    if not dtype.metadata:
+        return ()
+    return tuple([level for known in dtype.metadata.get("levels", ()) if (level := known()) is not None])
 
 
 def plain(dtype: Any) -> Any:
     """The dtype without levels."""
-    return dtype.metadata["plain"] if levels(dtype) else dtype
+    return dtype.metadata.get("plain", dtype) if dtype.metadata else dtype
 
 
 class Layered:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpugrad import backends, transforms
-from gpugrad.errors import DeviceError, DomainError, GraphError, ShapeError, describe, fail, locate
+from gpugrad.errors import DeviceError, DomainError, DTypeError, GraphError, ShapeError, describe, fail, locate
 from gpugrad.layered import LAYERS, Layered, innermost, top
 from gpugrad.op import TABLE, binary
 from gpugrad.operands import explain_failure
@@ -103,8 +103,16 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Hand
         raise fail(GraphError, "register_hook", "this tensor does not require gradients")
     if not hasattr(self.node, "hooks"):
         self.node.hooks, Node.observed = {}, True
+
+    def run(g: Tensor) -> Tensor | None:
+        new = hook(g)
+        if new is not None and not isinstance(new, Tensor):
+            kind = type(new).__name__
+            raise fail(DTypeError, "hook", f"a gradient hook returned {kind}, expected a Tensor or None")
+        return new
+
     key = next_seq()
-    self.node.hooks[key] = hook
+    self.node.hooks[key] = run
     return Handle(self.node.hooks, key)
 
 
@@ -139,17 +147,23 @@ def tolist(self: Tensor) -> Any:
 
 
 @method
-def to(self: Tensor, target: Any = None, *, device: str | None = None, dtype: Any = None) -> Tensor:
+def to(
+    self: Tensor, target: Any = None, *, device: str | None = None, dtype: Any = None, non_blocking: bool = False
+) -> Tensor:
     """This tensor on another device or in another dtype; itself when nothing changes. Differentiable.
 
-    target: a device name ('cpu', 'cuda', 'cuda:1') or a dtype. Raises DeviceError for an unusable device.
+    target: a device name ('cpu', 'cuda', 'cuda:1') or a dtype. non_blocking: go on while the current stream copies
+    between a GPU and `pin_memory()`: do not change the source, or read the values on the host, before the stream got
+    there (`synchronize`). Raises DeviceError for an unusable device.
     """
     if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda"):
         device = target
-    elif target is not None:
+    elif isinstance(target, (str, type, np.dtype)):
         dtype = target
+    elif target is not None:
+        raise fail(DTypeError, "to", f"{target!r} is neither a device nor a data type")
     out = self if dtype is None else astype(self, dtype)
-    return out if device is None else moved(out, device)
+    return out if device is None else moved(out, device, **({"non_blocking": True} if non_blocking else {}))
 
 
 @method
@@ -280,6 +294,8 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
     `x[i] = v` rebinds x to `x.at[i].set(v)`: earlier values and views keep theirs. Raises GraphError when
     that would hide the write from x's base or overwrite a leaf that requires gradients.
     """
+    if value is None:  # which NumPy takes for NaN
+        raise fail(DTypeError, "setitem", "None is not a number or an array")
     tensors = [t for t in (self, value) if isinstance(t, Tensor)]
     layered = any(type(t.data) in LAYERS and not t.data.level.in_place for t in tensors)
     if not layered and (not mode.enabled or all(t.node is None for t in tensors)):
@@ -291,7 +307,7 @@ def __setitem__(self: Tensor, index: Any, value: Any) -> None:
                 level.run(assign.op, (self.data, *raws[1:]), {"index": template})  # type: ignore[attr-defined]
             else:
                 self.data[fill(template, raws[2:])] = raws[1]
-        except (ValueError, IndexError, TypeError) as error:
+        except (ValueError, IndexError, TypeError, OverflowError) as error:
             raise explain_failure("setitem", error, (self.data, value), {"index": index}) from None
         writes.note(innermost(self.data))
     elif self.node is not None and self.node.op is None:

@@ -34,7 +34,7 @@ class Op:
     returns a tuple. `jvp(F, tangents, out, *inputs, **attrs)` pushes tangents forward (None: not varied). `aux`: the
     forward returns (out, extra) and rules see extra after the inputs. `via`: a composition `(F, *inputs, **attrs)` for
     calls that must be recorded. `nout`: number of outputs, if several. `reuse`: which saved value a rule that is given
-    reuse=True may overwrite (0: none). `singular`: 1 if rules put zeros in cotangents, 2 if infinities; rules that may
+    reuse=True may overwrite, if any. `singular`: 1 if rules put zeros in cotangents, 2 if infinities; rules that may
     make NaN of those are `fragile`. `kind`: elementwise, linear, multilinear, general, nondiff, update (in place).
     """
 
@@ -43,7 +43,7 @@ class Op:
     def __init__(
         self, name: str, fwd: Any, vjps: tuple[Rule | None, ...] = (), *, kind: str, joint: Rule | None = None,
         jvp: Rule | None = None, via: Rule | None = None, aux: bool = False, nout: int = 1,
-        cpu: Any = None, cuda: Any = None, reuse: int = 0, singular: int = 0,
+        cpu: Any = None, cuda: Any = None, reuse: int | None = None, singular: int = 0,
     ) -> None:  # fmt: skip
         self.name, self.fwd, self.kind, self.vjps, self.joint = name, fwd, kind, vjps, joint
         self.via, self.aux, self.nout, self.reuse, self.singular = via, aux, nout, reuse, singular
@@ -121,18 +121,19 @@ def raw(array: Any) -> Raw:
 # --- recording --------------------------------------------------------------------------------------------
 
 
-def record(
-    op: Any, attrs: dict[str, Any], parents: tuple[Node | None, ...], saved: tuple[Any, ...], out: Any
-) -> Tensor:
+def record(op: Any, attrs: dict[str, Any], parents: tuple[Any, ...], saved: tuple[Any, ...], out: Any) -> Tensor:
     """Make the node of a call and the tensor that carries it. Called by a dispatcher, whose caller is the user."""
-    node = Node.__new__(Node)
+    node = Node()
     node.op, node.attrs, node.parents, node.saved = op, attrs, parents, saved
-    node.shape, node.dtype, node.seq = out.shape, out.dtype, next_seq()
+    node.dtype, node.seq, shape, first = out.dtype, next_seq(), out.shape, parents[0]
+    node.shape = shape if first is None or first.shape != shape else first.shape  # one tuple for a whole chain
     f: Any = _getframe(2)
-    while INTERNAL[f.f_code.co_filename] and f.f_back is not None:
+    while INTERNAL[(code := f.f_code).co_filename] and f.f_back is not None:
         f = f.f_back
-    node.code, node.lasti = f.f_code, f.f_lasti
-    return Tensor(out, node)
+    node.code, node.lasti = code, f.f_lasti
+    made = object.__new__(Tensor)  # not called: a Python frame less
+    made.data, made.node = out, node
+    return made
 
 
 # --- dispatchers: all hot-path speed is here -------------------------------------------------------------
@@ -171,7 +172,7 @@ def unary(op: Op, floating: bool) -> Callable[[Any], Tensor]:
 def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, Any], Tensor]:
     """Dispatcher of two broadcast arrays, no attributes; `reflected` swaps them (for __radd__ and its kind)."""
     impls, name, recorded = op.impls, op.name, op.differentiable
-    keeps = {(p, q): op.keep((p, q)) if recorded else (DROP,) * 3 for p in (True, False) for q in (True, False)}
+    both, left, right = (op.keep(k) if recorded else () for k in ((True, True), (True, False), (False, True)))
 
     def call(x: Any, y: Any, /) -> Tensor:
         if reflected:
@@ -181,14 +182,17 @@ def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, An
             a, b, n, m = x.data, y.data, x.node, y.node
             if a.dtype is not b.dtype:
                 a, b = join([a, b])
+            cls = type(a)
         elif kx is Tensor and (ky is float or ky is int) and x.data.dtype.kind == "f":
             a, b, n, m = x.data, y, x.node, None
+            cls = type(a)
         elif ky is Tensor and (kx is float or kx is int) and y.data.dtype.kind == "f":
             a, b, n, m = x, y.data, None, y.node
+            cls = type(b)
         else:
             n, m = (x.node, None) if kx is Tensor else (None, y.node if ky is Tensor else None)
             a, b = join([constant(name, x, y), constant(name, y, x)])
-        cls = type(a) if hasattr(a, "dtype") else type(b)
+            cls = type(a) if hasattr(a, "dtype") else type(b)
         if n is None and m is None and floating and (a if cls is type(a) else b).dtype.kind in "iub":
             a, b = (v.astype(get_default_dtype()) if hasattr(v, "dtype") else v for v in (a, b))
         try:
@@ -205,16 +209,10 @@ def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, An
             return Tensor(out)
         if op.via is not None:
             return op.via(RECORDING, x, y)  # type: ignore[no-any-return]
-        keep_out, keep_a, keep_b = keeps[n is not None, m is not None]
-        return record(
-            op, NO_ATTRS, (n, m),
-            (
-                out if keep_out else None,
-                a if keep_a == KEEP else a.shape if keep_a else None,
-                b if keep_b == KEEP else b.shape if keep_b else None,
-            ),
-            out,
-        )  # fmt: skip
+        keep_out, keep_a, keep_b = right if n is None else left if m is None else both
+        a = a if keep_a == KEEP else a.shape if keep_a else None
+        b = b if keep_b == KEEP else b.shape if keep_b else None
+        return record(op, NO_ATTRS, (n, m), (out if keep_out else None, a, b), out)
 
     return call
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype, promote
-from gpugrad.errors import DeviceError, DTypeError, GpugradError, RangeError, ShapeError, describe, fail
+from gpugrad.errors import DeviceError, DTypeError, GpugradError, NumberError, RangeError, ShapeError, describe, fail
 from gpugrad.layered import top
 from gpugrad.tensor import Node, Tensor
 
@@ -44,7 +44,7 @@ def mismatch(op: str, operands: list[Any]) -> str:
 
 
 KINDS: tuple[tuple[type[Exception], type[GpugradError]], ...] = (
-    (IndexError, RangeError), (ValueError, ShapeError), (TypeError, DTypeError),
+    (IndexError, RangeError), (ValueError, ShapeError), (TypeError, DTypeError), (OverflowError, NumberError),
 )  # fmt: skip
 
 
@@ -60,8 +60,15 @@ def constant(op: str, x: Any, like: Any = None) -> Any:
     if isinstance(x, np.generic) and like is not None:
         return x.item()
     if backends.is_raw(x) or isinstance(x, np.generic):
-        return backends.of(x).asarray(x)
+        return backends.of(x).asarray(unmasked(op, x))
     raise fail(DTypeError, op, f"{type(x).__name__} is not an array; wrap it with gpugrad.tensor")
+
+
+def unmasked(op: str, x: Any) -> Any:
+    """x, unless it is an array of numpy.ma whose mask would be lost."""
+    if hasattr(x, "mask") and np.ma.is_masked(x):
+        raise fail(DTypeError, op, "a masked array would lose its mask; use its .filled(value)")
+    return x
 
 
 def scalar_array(x: Any) -> Any:
@@ -77,8 +84,8 @@ def join(raws: list[Any]) -> list[Any]:
     if not arrays:
         return [scalar_array(a) if isinstance(a, (bool, int, float, complex)) else a for a in raws]
     wanted = promote(*(a.dtype for a in arrays))
-    if wanted.kind in "biu" and any(type(a) is float for a in raws):
-        wanted = get_default_dtype()
+    if wanted.kind in "biu" and any(type(a) in (float, complex) for a in raws):
+        wanted = get_default_dtype()  # a complex number beside it makes its complex type of it
     if wanted.kind == "V" and type(arrays[0]) is np.ndarray:  # NumPy has no weak scalars beside bfloat16
         raws = [np.asarray(a, wanted) if isinstance(a, (int, float)) else a for a in raws]
     return [a.astype(wanted) if hasattr(a, "dtype") and a.dtype != wanted else a for a in raws]

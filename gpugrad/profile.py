@@ -27,6 +27,7 @@ class Row:
     bytes: int = 0
     flops: int = 0
     kernels: int = 0
+    compute: str = ""  # of products on a GPU: cuBLASLt's compute type, such as 32F, or 'composed'
 
 
 class Profile:
@@ -81,6 +82,7 @@ class Profile:
     def __str__(self) -> str:
         whole = self.seconds or 1.0
         lines = [f"{'op':<30}{'calls':>8}{'ms':>10}{'%':>7}{'GB/s':>8}{'GFLOP/s':>9}{'kernels':>9}{'roofline':>10}"]
+        wide = max((len(r.compute) + 2 for r in self.rows if r.compute), default=0)
         for r in self.rows:
             share, name = self.roofline(r), r.op if r.phase == "forward" else f"{r.op} {r.phase}"
             rates = [v / r.seconds / 1e9 if r.seconds and v else None for v in (r.bytes, r.flops)]
@@ -88,7 +90,7 @@ class Profile:
             ideal = "" if share is None else f"{100 * share:.0f} %"
             lines.append(
                 f"{name:<30}{r.calls:>8}{r.seconds * 1e3:>10.3f}{100 * r.seconds / whole:>7.1f}"
-                f"{shown[0]:>8}{shown[1]:>9}{r.kernels or '':>9}{ideal:>10}  {r.line}".rstrip()
+                f"{shown[0]:>8}{shown[1]:>9}{r.kernels or '':>9}{ideal:>10}  {r.compute:<{wide}}{r.line}".rstrip()
             )
         lines.append(f"{'outside the ops':<38}{self.outside * 1e3:>10.3f}{100 * self.outside / whole:>7.1f}")
         lines.append(f"{'in all':<38}{self.seconds * 1e3:>10.3f}  on {self.device}")
@@ -105,7 +107,7 @@ def profile(device: str = "cpu", *, lines: bool = False) -> Iterator[Profile]:
     counts as `outside`.
     """
     backend: Any = backends.get(device)
-    result = Profile(device, lines)
+    result, gemm = Profile(device, lines), getattr(backend, "gemm", None)
     spans: list[tuple[Row, Any, Any, list[Any]]] = []
     stack: list[list[Any]] = [[]]  # for each open call, the spans directly inside it
 
@@ -115,7 +117,7 @@ def profile(device: str = "cpu", *, lines: bool = False) -> Iterator[Profile]:
         row = result._rows.get(key) or result._rows.setdefault(key, Row(*key))
         inner: list[Any] = []
         stack.append(inner)
-        before, start = backend.launches, backend.moment()
+        before, composed, start = backend.launches, gemm and gemm.composed, backend.moment()
         try:
             out = work(*args, **attrs)
         finally:
@@ -128,27 +130,23 @@ def profile(device: str = "cpu", *, lines: bool = False) -> Iterator[Profile]:
         row.bytes += 0 if inner else traffic(args, out)  # a rule that calls ops moves what they move
         if phase == "forward" and op.name in FLOPS:
             row.flops += FLOPS[op.name](args, out)
+            if gemm is not None and op.name in PRODUCTS:
+                kind = gemm.compute_name(args[0].dtype) if gemm.composed == composed else "composed"
+                row.compute = ", ".join(dict.fromkeys([*filter(None, row.compute.split(", ")), kind]))
         return out
 
-    def backward(op: Op, rule: Any) -> Any:
-        @functools.wraps(rule)  # a joint rule's save list is read from its signature
-        def call(F: Any, *args: Any, **attrs: Any) -> Any:
-            return run(op, "backward", functools.partial(rule, F), args, attrs)
+    def forward(op: Op, work: Callable[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        return run(op, "forward", work, args, attrs)
 
-        return call
+    def backward(op: Op, rule: Callable[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        return run(op, "backward", functools.partial(rule, args[0]), args[1:], attrs)
 
-    rules = [(op, op.vjps, op.joint) for op in TABLE.values()]
-    with implementations(lambda op, work, args, attrs: run(op, "forward", work, args, attrs)):
-        for op, vjps, joint in rules:
-            op.vjps = tuple([r and backward(op, r) for r in vjps])
-            op.joint = joint and backward(op, joint)
+    with implementations(forward, backward):
         begin = backend.moment()
         try:
             yield result
         finally:
             end = backend.moment()
-            for op, vjps, joint in rules:
-                op.vjps, op.joint = vjps, joint
             backend.synchronize()
             result.seconds = backend.seconds(begin, end)
             for row, start, stop, inner in spans:
@@ -184,6 +182,8 @@ def _product(args: Any, out: Any) -> int:
 def _convolution(args: Any, out: Any) -> int:
     return int(2 * math.prod(out.shape) * math.prod(args[1].shape[1:]))
 
+
+PRODUCTS = ("matmul", "affine")  # each is one call of cuBLASLt on a GPU
 
 FLOPS: dict[str, Callable[[Any, Any], int]] = {
     "matmul": _product, "affine": _product, "conv2d": _convolution,

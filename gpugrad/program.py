@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
@@ -188,7 +189,9 @@ class Program:
 
         head = [f"{kind}s: {text}" for kind in (INPUT, CAPTURE, CONSTANT) if (text := listed(kind))]
         body = [self.show(c) for c in self.calls]
-        return "\n".join([*head, *body, "return " + ", ".join(map(self.label, self.results))])
+        ends = ["return " + ", ".join(map(self.label, self.results))]
+        ends += [f"{name}:\n{textwrap.indent(str(chain), '    ')}" for name, chain in self.chains.items()]
+        return "\n".join([*head, *body, *ends])
 
     # --- JSON -----------------------------------------------------------------------------------------------
 
@@ -375,6 +378,24 @@ def common_subexpressions(program: Program) -> Program:
             version[slots[w].storage] += 1
         calls.append(call)
     return swept(replace(program, calls=calls))
+
+
+def without_copies(program: Program) -> Program:
+    """Copies of values that nothing else keeps are the values themselves, such as a gradient that was a view."""
+    slots, same, calls = program.slots, dict[int, int](), list[Call]()
+    written = {slots[w].storage for c in program.calls for w in c.writes}
+    taken = written | {slots[r].storage for r in program.results}
+    for call in program.calls:
+        call = replace(call, args=tuple(mapped(lambda i: Ref(same.get(i, i)), a) for a in call.args))
+        if call.op == "positive" and call.reads():
+            x, out = slots[call.reads()[0]], slots[call.outs]
+            alike = (x.strides, x.dtype, x.nbytes) == (out.strides, out.dtype, slots[x.storage].nbytes)
+            if alike and slots[x.storage].kind == VALUE and x.storage not in taken and call.outs not in written:
+                taken.add(x.storage)
+                same[call.outs] = call.reads()[0]
+                continue
+        calls.append(call)
+    return swept(replace(program, calls=calls, results=[same.get(r, r) for r in program.results]))
 
 
 def constants(program: Program) -> Program:

@@ -19,20 +19,22 @@ import numpy as np
 
 from gpugrad import backends
 from gpugrad.dtypes import get_default_dtype
-from gpugrad.errors import ReplayError, fail
-from gpugrad.execute import Graph, Host
+from gpugrad.errors import GpugradError, ReplayError, fail, notice
+from gpugrad.execute import Host
 from gpugrad.frozen import Frozen, Watch
+from gpugrad.graph import Graph
 from gpugrad.layered import Layered
 from gpugrad.ops.creation import get_default_device
 from gpugrad.precision import get_matmul_precision
 from gpugrad.program import CONSTANT, VALUE, Call, Program, Ref, Slot, common_subexpressions, constants, dead_code
 from gpugrad.state import mode
 from gpugrad.tensor import Leaf, Tensor
-from gpugrad.trace import Trace, Traced, running
+from gpugrad.tracing import Trace, Traced, running
 from gpugrad.tree import children, refill, tree_leaves
 
 LIMIT = 8  # programs of one signature: more means that a Python value changes at every call
 MOST = 32  # programs of a step that are kept
+RUNNING = object()  # in place of the result of a step that has not ended
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
@@ -81,6 +83,7 @@ class Recorded:
     def __init__(self, key: Any, program: Program, frozen: list[Frozen], watch: Watch) -> None:
         self.key, self.program, self.frozen, self.watch = key, program, frozen, watch
         self.verified = False
+        self.settled = False  # what the traced and the eager steps have left behind is gone
         self.bound: list[tuple[Tensor, Any, Any]] = []  # captured tensors with the array and the node they had
         self.grads: list[tuple[Any, Any]] = []  # (leaf, or the number of an argument; slot, or None for no gradient)
         self.entry: list[tuple[Any, Any]] = []  # (leaf or argument, the .grad that it must have before a run)
@@ -153,10 +156,12 @@ class Replay:
     """A step that is traced at its second call and replayed from the third; see `replay`.
 
     `program`: the newest program, None before the second call. `frozen`: the Python values it was traced with.
+    `refused`: why it goes on eagerly; empty while it does not.
     """
 
-    def __init__(self, f: Callable[..., Any], verify: bool = True, compiled: bool = False) -> None:
-        self.f, self.verify, self.compiled = f, verify, compiled
+    def __init__(self, f: Callable[..., Any], verify: bool = True, compiled: bool = False, strict: bool = True) -> None:
+        self.f, self.verify, self.compiled, self.strict = f, verify, compiled, strict
+        self.refused = ""
         self.records: list[Recorded] = []
         self.calls = self.replays = 0
         self._lock = threading.RLock()
@@ -166,7 +171,7 @@ class Replay:
         """As a method: every instance replays a step of its own."""
         if instance is None:
             return self
-        bound = Replay(self.f.__get__(instance, owner), self.verify, self.compiled)
+        bound = Replay(self.f.__get__(instance, owner), self.verify, self.compiled, self.strict)
         instance.__dict__[self.f.__name__] = bound
         return bound
 
@@ -174,6 +179,11 @@ class Replay:
     def program(self) -> Program | None:
         """The program that was traced last."""
         return self.records[-1].program if self.records else None
+
+    @property
+    def fused(self) -> Program | None:
+        """That program as it runs: with calls that stand for several, which its `chains` tell."""
+        return self.records[-1].runner.program if self.records else None
 
     @property
     def frozen(self) -> list[Frozen]:
@@ -193,6 +203,8 @@ class Replay:
         if running.trace is not None or mode.draws:
             return self.f(*args, **kwargs)
         with self._lock:
+            if self.refused:
+                return self.f(*args, **kwargs)
             found = next((r for r in reversed(self.records) if r.key == key and r.ready(given) and not r.stale()), None)
             self.calls += 1
             if found is None:
@@ -200,59 +212,90 @@ class Replay:
             if self.verify and not found.verified:
                 return self._prove(found, args, kwargs, given)
             self.replays += 1
-            return found.run(given)
+            result = found.run(given)
+            if not found.settled:
+                found.settled = True
+                backends.get("cpu").release_memory()  # type: ignore[attr-defined]
+            return result
 
     # --- tracing --------------------------------------------------------------------------------------------
 
     def _trace(self, key: list[Any], args: Any, kwargs: Any, given: list[Any]) -> Any:
         """Run the step with every op logged, and keep the program."""
-        alike = [r for r in self.records if r.key == key]
-        if len(alike) >= LIMIT:
-            why = alike[-1].stale() or "the gradients of its leaves are not as they were"
-            raise fail(ReplayError, "replay", f"the step was traced {LIMIT} times, and again {why}")
-        if any(type(x) is Tensor and x.node is not None and x.node.op is not None for x in given):
-            raise fail(ReplayError, "replay", "an argument belongs to a graph, which a replay cannot extend; detach it")
-        trace = Trace()
-        watch = Watch(self.f, trace.arrays.values)
-        arrays = list(map(raw_of, given))
-        names = argument_names(self.f, args, kwargs)
-        with trace:
-            inside = iter(
-                [
-                    Tensor(t, x.node) if type(x) is Tensor else t
-                    for x, t in ((x, trace.input(a, name)) for x, a, name in zip(given, arrays, names))
-                ]
-            )
-            targs, tkwargs = replaced((args, kwargs), inside)
-            with watch:
-                result = self.f(*targs, **tkwargs)
-            leaves = [result_leaf(trace, x) for x in tree_leaves(result)]
-            grads = changed_gradients(trace, given)
-            del targs, tkwargs, inside
-        results = [s for _, s in grads if s is not None] + [s for kind, s in leaves if kind == "slot"]
-        entry = [(argument_of(n, given), trace.grads[n]) for n, s in changed_nodes(trace) if s]
-        trace.grads = {}
-        existing = {id(t) for t, _, _ in trace.used}
-        own = {id(t): t for t in tree_leaves(result) if type(t) is Tensor and id(t) not in existing}
-        settle_captures(trace, Counter(id(t.data) for t in own.values()))
-        program = Program(trace.slots, trace.calls, trace.inputs, results, trace.arrays, trace.peak)
-        kinds = trace.types or {np.ndarray}
-        program.array_type = next(iter(kinds)) if len(kinds) == 1 else None
-        program = common_subexpressions(constants(dead_code(program)))
-        recorded = Recorded(key, program, watch.frozen(), watch)
-        recorded.bound, recorded.grads, recorded.entry = trace.used, grads, entry
-        recorded.tree, recorded.leaves = skeleton(result), leaves
-        recorded.finish(arrays, self.compiled)
-        self.records.append(recorded)
-        del self.records[:-MOST]
+        if problem := self._problem(key, given):
+            self._refuse(fail(ReplayError, "replay", problem))
+            return self.f(*args, **kwargs)
+        result: Any = RUNNING
+        try:
+            trace = Trace(self.strict)
+            watch = Watch(self.f, trace.arrays.values)
+            arrays = list(map(raw_of, given))
+            names = argument_names(self.f, args, kwargs)
+            with trace:
+                inside = iter(
+                    [
+                        Tensor(t, x.node) if type(x) is Tensor else t
+                        for x, t in ((x, trace.input(a, name)) for x, a, name in zip(given, arrays, names))
+                    ]
+                )
+                targs, tkwargs = replaced((args, kwargs), inside)
+                with watch:
+                    result = self.f(*targs, **tkwargs)
+                if trace.refused is not None:
+                    raise trace.refused
+                leaves = [result_leaf(trace, x) for x in tree_leaves(result)]
+                grads = changed_gradients(trace, given)
+                del targs, tkwargs, inside
+            results = [s for _, s in grads if s is not None] + [s for kind, s in leaves if kind == "slot"]
+            entry = [(argument_of(n, given), trace.grads[n]) for n, s in changed_nodes(trace) if s]
+            trace.grads = {}
+            existing = {id(t) for t, _, _ in trace.used}
+            own = {id(t): t for t in tree_leaves(result) if type(t) is Tensor and id(t) not in existing}
+            settle_captures(trace, Counter(id(t.data) for t in own.values()))
+            program = Program(trace.slots, trace.calls, trace.inputs, results, trace.arrays, trace.peak)
+            kinds = trace.types or {np.ndarray}
+            program.array_type = next(iter(kinds)) if len(kinds) == 1 else None
+            program = common_subexpressions(constants(dead_code(program)))
+            recorded = Recorded(key, program, watch.frozen(), watch)
+            recorded.bound, recorded.grads, recorded.entry = trace.used, grads, entry
+            recorded.tree, recorded.leaves = skeleton(result), leaves
+            recorded.finish(arrays, self.compiled)
+            self.records.append(recorded)
+            del self.records[:-MOST]
+        except ReplayError as error:
+            if result is RUNNING:
+                raise
+            self._refuse(error)
         return result
+
+    def _problem(self, key: list[Any], given: list[Any]) -> str:
+        """Why a call cannot be traced; empty if it can."""
+        if any(type(x) is Tensor and x.node is not None and x.node.op is not None for x in given):
+            return "an argument belongs to a graph, which a replay cannot extend; detach it"
+        alike = [r for r in self.records if r.key == key]
+        if len(alike) < LIMIT:
+            return ""
+        why = alike[-1].stale() or "the gradients of its leaves are not as they were"
+        return f"the step was traced {LIMIT} times, and again {why}"
+
+    def _refuse(self, error: GpugradError) -> None:
+        """Raise, or say once that the step goes on eagerly, and why."""
+        if self.strict:
+            raise error
+        self.refused, self.records = str(error), []
+        reason = self.refused.removeprefix("[replay] ").replace("\n  ", " ")
+        notice("replay", f"the step goes on eagerly: {reason}")
 
     # --- proving --------------------------------------------------------------------------------------------
 
     def _prove(self, r: Recorded, args: Any, kwargs: Any, given: list[Any]) -> Any:
         """Replay, go back, run eagerly, and compare all that either left behind. Raises ReplayError if they differ."""
         if r.runner.compiled:
-            r.runner.check(list(map(raw_of, given)))
+            try:
+                r.runner.check(list(map(raw_of, given)))
+            except ReplayError as error:
+                self._refuse(error)
+                return self.f(*args, **kwargs)
         before = r.snapshot(given)
         leaves = [(leaf_of(leaf, given), leaf_of(leaf, given).grad) for leaf, _ in r.grads]
         replayed = host(self._left(r, r.run(given, r.runner.exact), given))
@@ -260,11 +303,13 @@ class Replay:
         result = self.f(*args, **kwargs)
         wanted = host(self._left(r, result, given))
         if differ(replayed, wanted):
-            after = r.snapshot(given)
-            restore(r, given, before, leaves)
-            reason = self._blame(r, args, kwargs, given)
-            restore(r, given, after, [])
-            raise fail(ReplayError, "replay", f"a replay did not give what the step gives: {reason}")
+            reason = "gg.replay says where, unless told strict=False"
+            if self.strict:
+                after = r.snapshot(given)
+                restore(r, given, before, leaves)
+                reason = self._blame(r, args, kwargs, given)
+                restore(r, given, after, [])
+            self._refuse(fail(ReplayError, "replay", f"a replay did not give what the step gives: {reason}"))
         r.verified = True
         return result
 
@@ -402,7 +447,9 @@ def restore(r: Recorded, given: list[Any], before: list[Any], leaves: list[Any])
 
 
 def host(arrays: list[Any]) -> list[Any]:
-    """Copies on the host."""
+    """Copies on the host, of what has arrived there too."""
+    for kind in backends.array_types():
+        backends.of_type(kind).synchronize()
     return [np.array(backends.of(a).to_numpy(a)) for a in arrays]
 
 

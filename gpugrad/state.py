@@ -106,21 +106,19 @@ class Writes:
 writes = Writes()
 
 
-def references(held: tuple[Any, ...], i: int) -> int:
-    """How many references there are to a value in a tuple."""
-    return sys.getrefcount(held[i])
+LENT = 1 << 12  # bytes of memory that is worth asking for
+ALONE = (lambda held: sys.getrefcount(held[0]))((object(),))  # references to a value that a tuple alone holds
 
 
-ALONE = references((object(),), 0)
-
-
-def spare(parents: tuple[Any, ...], saved: tuple[Any, ...], i: int) -> bool:
+def spare(parents: tuple[Any, ...], saved: tuple[Any, ...], i: int, g: Any) -> bool:
     """Whether saved array i may be overwritten: only its node holds it or a view of it, for one gradient alone.
 
     A rule of another input could still read it; views keep their owner alive, so its reference count tells of them.
+    The cotangent `g` must be an array of its kind: what a layered one pulls back is computed more than once.
     """
-    alone = references(saved, i) <= ALONE and sum(p is not None for p in parents) == 1
-    return alone and saved[i].base is None and saved[i].flags.owndata  # type: ignore[no-any-return]
+    if sys.getrefcount(saved[i]) > ALONE or len(parents) - parents.count(None) > 1 or type(g) is not type(saved[i]):
+        return False
+    return saved[i].base is None and saved[i].flags.owndata  # type: ignore[no-any-return]
 
 
 class Handle:

@@ -6,34 +6,34 @@ Knows nodes and rules only: no op, no backend, no array library. What it compute
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
+from heapq import heappop, heappush
 from typing import Any
 
 from gpugrad.errors import GpugradError, GraphError, ShapeError, fail, place, user_frame
 from gpugrad.interpret import settle
 from gpugrad.op import PICK, RAW, RECORDING, record
 from gpugrad.operands import explain_failure
-from gpugrad.state import spare, writes
+from gpugrad.state import LENT, spare, writes
 from gpugrad.tensor import Node, Tensor
-
-_seq = attrgetter("seq")
 
 
 def history(roots: Iterable[Node], born: int = 0) -> list[Node]:
     """What the roots depend on, oldest first, but nothing behind a node older than `born`. GraphError if spent."""
-    seen = set(roots)
-    stack = list(seen)
-    while stack:
-        node = stack.pop()
+    ahead = {-node.seq: node for node in roots}
+    newest, order = sorted(ahead), []  # parents are older than their child: of what was visited nothing is remembered
+    while newest:
+        node = ahead.pop(heappop(newest))
         if node.saved is None:
             first = place(*node.attrs["spent"])
             hint = "pass retain_graph=True there to differentiate twice"
             raise fail(GraphError, node.op.name, f"this graph was already differentiated by\n    {first}\n  {hint}")
+        order.append(node)
         for p in node.parents if node.seq >= born else ():
-            if p is not None and p not in seen:
-                seen.add(p)
-                stack.append(p)
-    return sorted(seen, key=_seq)
+            if p is not None and -p.seq not in ahead:
+                ahead[-p.seq] = p
+                heappush(newest, -p.seq)
+    order.reverse()
+    return order
 
 
 def leading_to(targets: Iterable[Node], order: list[Node]) -> set[Node] | None:
@@ -59,7 +59,7 @@ def walk(
     graph, spent_at, order = F is RECORDING, {"spent": user_frame()}, history(seeds, born)
     needed = None if targets is None else leading_to(targets, order)
     wanted = needed and frozenset(targets or ())
-    grads, found, ours = dict(seeds), {}, set()
+    grads, found, ours, kind = dict(seeds), {}, set(), None
     while order:
         node = order.pop()
         g = grads.pop(node, None)
@@ -67,8 +67,8 @@ def walk(
             continue
         if Node.observed and (hasattr(node, "hooks") or hasattr(node, "grad")):
             g = observe(F, node, g)
-        if not graph and type(g) is not list and RAW[type(g)] is not F:
-            F = RAW[type(g)]  # the graph came from another device
+        if type(g) is not kind and not graph and type(g) is not list:
+            F = RAW[kind := type(g)]  # the graph may come from another device
         op = node.op
         if op is None or (wanted and node in wanted):
             found[node] = g
@@ -87,17 +87,19 @@ def walk(
         if graph:
             saved = tied(node)
         try:
-            if op.reuse and not keep and not graph and spare(parents, saved, op.reuse):
+            lent = None if keep or graph else op.reuse
+            if lent is not None and saved[lent].nbytes >= LENT and spare(parents, saved, lent, g):
                 attrs = {**attrs, "reuse": True}
-            vjps = op.vjps if op.joint is None else op.joint(F, g, *saved, **attrs)
-            for i, p in enumerate(parents):
-                if p is None or vjps[i] is None or (needed and p not in needed):
+            joint = None if op.joint is None else op.joint(F, g, *saved, **attrs)
+            starred = attrs or len(saved) != 3  # such a call takes twice as long, and most ops need none
+            for p, d in zip(parents, joint or op.vjps):
+                if p is None or d is None or (needed and p not in needed):
                     continue
-                pg = vjps[i] if op.joint is not None else vjps[i](F, g, *saved, **attrs)
+                pg = d if joint else d(F, g, *saved, **attrs) if starred else d(F, g, saved[0], saved[1], saved[2])
                 if care and op.fragile:
                     pg = F.absorbed(pg, g, infinite=care > 1)
                 if pg.shape != p.shape or pg.dtype is not p.dtype:
-                    pg = fit(F, pg, p, i)
+                    pg = fit(F, pg, p, parents.index(p))
                 if p not in grads:
                     if p.op is None and not graph and (pg is g or pg.base is not None or any(pg is s for s in saved)):
                         pg = pg.copy()  # a leaf's gradient is its own memory, never a view of something shared

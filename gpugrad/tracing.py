@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpugrad import backends, operands
-from gpugrad.errors import ReplayError, fail, place, user_frame
+from gpugrad.errors import GpugradError, ReplayError, fail, place, user_frame
 from gpugrad.interpret import register
 from gpugrad.layered import Layered, Level
 from gpugrad.op import TABLE
@@ -70,11 +70,10 @@ class Traced(Layered):
     def values(self) -> Any:
         """The plain array, for other threads. Raises ReplayError within the trace: the program would not see it."""
         if self.level.logging:
-            raise fail(
-                ReplayError, "replay",
+            self.level.refuse(
                 "the step reads a value on the host, which a replay would not do again; return it from the step and "
-                "read it there, choose between values with gg.where, or leave this outside", outside_numpy(),
-            )  # fmt: skip
+                "read it there, choose between values with gg.where, or leave this outside"
+            )
         return self.array
 
     def item(self) -> Any:
@@ -86,12 +85,17 @@ class Traced(Layered):
 
 
 class Trace(Level):
-    """One open trace: a context in which the ops of this thread are logged."""
+    """One open trace: a context in which the ops of this thread are logged.
+
+    strict: raise at the line that cannot be replayed. Otherwise the step runs to its end, and `refused` says why.
+    """
 
     in_place = True
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = True) -> None:
         super().__init__()
+        self.strict = strict
+        self.refused: GpugradError | None = None
         self.slots: dict[int, Slot] = {}
         self.calls: list[Call] = []
         self.inputs: list[int] = []
@@ -109,6 +113,13 @@ class Trace(Level):
     def logging(self) -> bool:
         """Whether this thread's ops go into the program."""
         return self.open and threading.get_ident() == self.thread
+
+    def refuse(self, message: str) -> None:
+        """The user's line does what a replay cannot."""
+        error = fail(ReplayError, "replay", message, outside_numpy())
+        if self.strict:
+            raise error
+        self.refused = self.refused or error
 
     # --- slots ----------------------------------------------------------------------------------------------
 
@@ -169,11 +180,10 @@ class Trace(Level):
         if not self.logging:
             return run(*raws, **attrs)
         if op.name in COUNTED and any(a.dtype.kind == "b" for a in raws[COUNTED[op.name] :]):
-            raise fail(
-                ReplayError, "replay",
+            self.refuse(
                 "the step selects by a mask as many elements as are true, a number that a replay cannot change; "
-                "keep the shape and choose with gg.where", outside_numpy(),
-            )  # fmt: skip
+                "keep the shape and choose with gg.where"
+            )
         operands = tuple(self.operand(a) for a in args)
         written = operands[: op.call.written] if op.kind == "update" else ()
         writes = tuple(dict.fromkeys(s for a in written for s in refs(a)))

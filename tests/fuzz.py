@@ -184,7 +184,10 @@ class Generator:
             return f"(1.1 + {a} * {a}) ** F.tanh({b})"
         self.apart(np.abs(self.values[a]) + np.abs(self.values[b]))
         self.apart(self.values[a])
-        return f"F.{kind}({a}, 0.0 * {a} + {b})" if kind == "hypot" else f"F.atan2({b} + 0.0 * {a}, {a})"
+        if kind == "hypot":
+            return f"F.hypot({a}, 0.0 * {a} + {b})"
+        self.apart(np.where(self.values[a] < 0, self.values[b], 1.0))  # the cut, where the sign of a zero decides
+        return f"F.atan2({b} + 0.0 * {a}, {a})"
 
     def scalar(self) -> str:
         return f"{self.number()} {self.pick('+-*')} {self.name()}"

@@ -41,7 +41,7 @@ def test_with_a_gpu_kernels_and_products_are_tried(monkeypatch):
     assert {part["state"] for name, part in found.items() if name != "gpugrad train"} == {"ok"}
     assert "emulated, compute capability 9.0, 4 multiprocessors, 16 GB" in found["gpu"]["seen"]
     assert any(name.startswith("softmax_xent_bwd") for name in fake_cupy.launched)
-    assert "(32, 32) @ (32, 32) float32" in found["matrix products"]["seen"]
+    assert "precision highest; (32, 32) @ (32, 32) float32 NN, 32F" in found["matrix products"]["seen"]
 
 
 def test_a_part_that_fails_does_not_hide_the_others(monkeypatch):

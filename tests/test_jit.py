@@ -13,6 +13,7 @@ import pytest
 
 import gpugrad.optim  # noqa: F401  its ops are in the table
 from gpugrad import compiler, jit
+from gpugrad.backends import threads
 from gpugrad.errors import RangeError
 from gpugrad.op import TABLE
 
@@ -30,7 +31,11 @@ def _cache(tmp_path_factory):
         patch.setenv("GPUGRAD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("GPUGRAD_CPU_JIT", raising=False)
         cases = [c for dtype in ("float32", "float64") for c in rows(np.dtype(dtype), 40, 70)]
-        jit.compile_all([jit.lookup(name, args, attrs) for name, args, attrs, _ in cases])
+        made = [jit.lookup(name, args, attrs) for name, args, attrs, _ in cases]
+        for dtype in ("float32", "float64"):
+            q, k, v, t = heads(dtype, 1, 1, 1, 1, 1, 1, 1)
+            made += [jit.lookup("attention", (q, k, v, None), {}), jit.lookup("attention_bwd", (t, q, k, v), {})]
+        jit.compile_all(made)
         yield
 
 
@@ -249,24 +254,156 @@ def test_a_skipped_step_changes_nothing_and_new_arrays_are_seen():
     assert not np.array_equal(params[0], twin)
 
 
-def test_an_update_that_would_have_to_copy_declines():
+def test_gradients_that_lie_otherwise_are_copied_before_every_step():
+    rng = np.random.default_rng(0)
+    params, state = (
+        [np.ones(s, "f4") for s in ((2, 4), (3,), (5, 2))],
+        [np.zeros(s, "f4") for s in ((2, 4), (3,), (5, 2))],
+    )
+    grads = [rng.normal(size=(4, 2)).astype("f4").T, None, rng.normal(size=(5, 2))]
+    attrs = STEPS["sgd"][1] | {"momentum": 0.9}
+    args = [params, state, np.zeros(3), grads, np.array(0.1)]
+    twin = copy.deepcopy(args)
+    routine = jit.lookup("sgd", args, attrs)
+    for _ in range(3):
+        routine(*args)
+        IMPL["sgd"](*twin, **attrs)
+        for g in (grads[0], grads[2], twin[3][0], twin[3][2]):
+            g *= 0.5
+    assert routine.struct is not None
+    for a, b in zip(params, twin[0]):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_parameter_that_lies_otherwise_is_numpys():
     strided, plain = np.ones((4, 4), "f4").T[::2], np.ones((2, 4), "f4")
     attrs = STEPS["sgd"][1] | {"momentum": 0.0}
-    step, lr = np.zeros(1), np.array(0.1)
-    assert jit.lookup("sgd", [[strided], [], step, [plain], lr], attrs) is None
-    assert jit.lookup("sgd", [[plain], [], step, [np.ones((4, 2), "f4").T], lr], attrs) is None
-    assert jit.lookup("sgd", [[plain], [], step, [plain.copy()], lr], attrs) is not None
+    assert jit.lookup("sgd", [[strided], [], np.zeros(1), [plain], np.array(0.1)], attrs) is None
 
 
-def test_any_number_of_threads_gives_the_same_bits():
+def heads(dtype, batch, query_heads, key_heads, queries, keys, depth, width):
+    """(q, k, v, t) of attention, as views of arrays in which the heads of a position lie side by side."""
+    rng = np.random.default_rng(queries)
+
+    def normal(n, length, size):
+        return rng.normal(size=(batch, length, n, size)).astype(dtype).transpose(0, 2, 1, 3)
+
+    return (
+        normal(query_heads, queries, depth), normal(key_heads, keys, depth), normal(key_heads, keys, width),
+        normal(query_heads, queries, width),
+    )  # fmt: skip
+
+
+ATTENDED = [  # batch, heads of queries and keys, queries, keys, depth, width, causal, mask
+    (2, 3, 3, 40, 40, 16, 16, True, None), (1, 1, 1, 1, 1, 1, 1, False, None),
+    (2, 4, 2, 37, 53, 20, 24, False, "float"), (1, 2, 1, 5, 7, 3, 6, True, "bool"),
+    (2, 2, 2, 33, 17, 40, 8, True, "rows"), (1, 2, 2, 3, 70, 8, 33, False, "heads"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ATTENDED, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_attention(dtype, case):
+    *sizes, causal, kind = case
+    batch, h, _, tq, tk = sizes[:5]
+    q, k, v, t = heads(dtype, *sizes)
+    rng, mask = np.random.default_rng(1), None
+    if kind == "float":
+        mask = rng.normal(size=(batch, 1, 1, tk)).astype(dtype)
+    elif kind is not None:
+        mask = rng.random({"bool": (1, 1, tq, tk), "rows": (1, 1, tq, 1), "heads": (batch, h, tq, tk)}[kind]) < 0.6
+        mask[0, 0, 0] = False  # a query that sees nothing
+    attrs = {"causal": causal, "scale": 0.3}
+    out, lse = wanted = IMPL["attention"](q, k, v, mask, **attrs)
+    for name, args, want in (
+        ("attention", (q, k, v, mask), wanted),
+        ("attention_bwd", (t, q, k, v, mask, out, lse), IMPL["attention_bwd"](t, q, k, v, mask, out, lse, **attrs)),
+    ):
+        routine = jit.lookup(name, args, attrs)
+        made = routine(*args)
+        assert routine.struct is not None
+        for a, b in zip(made, want):
+            assert np.array_equal(a == -np.inf, b == -np.inf), name
+            scale = np.abs(b[np.isfinite(b)]).max(initial=1e-1)
+            np.testing.assert_allclose(a, b, rtol=0, atol=scale * (4e-6 if dtype == "float32" else 1e-13))
+        again = tuple(np.full_like(a, np.nan) for a in made)
+        assert routine(*args, out=again) is again
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(made, again))
+
+
+def test_attention_that_numpy_does():
+    q, k, v, _ = heads("f4", 1, 2, 2, 3, 4, 8, 8)
+    attrs = {"causal": False, "scale": 1.0}
+    for args in ((q, k[:, :, :0], v[:, :, :0], None), (q, k, v, np.ones((1, 1, 1, 4)))):
+        routine = jit.lookup("attention", args, attrs)
+        for a, b in zip(routine(*args), IMPL["attention"](*args, **attrs)):
+            np.testing.assert_array_equal(a, b)
+        assert routine.struct is None
+
+
+def matrices(dtype, *sizes):
+    """(x, y) of products m, k, n: as they are, transposed, with more axes."""
+    rng = np.random.default_rng(0)
+    for m, k, n in sizes:
+        x, y = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+        turned = [np.ascontiguousarray(a.T).T for a in (x, y)]
+        yield from ((x, y), (x, turned[1]), (turned[0], y), (turned[0], turned[1]))
+        if m % 3 == 0:
+            yield x.reshape(3, m // 3, k), turned[1]
+
+
+SIZES_OF_PRODUCTS = ((129, 70, 65), (9, 2000, 17), (300, 300, 10), (1, 600, 601), (777, 1, 340), (66, 257, 32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products(dtype, monkeypatch):
+    monkeypatch.setattr(compiler, "wide", lambda: True)  # on any processor
+    for x, y in matrices(dtype, *SIZES_OF_PRODUCTS):
+        routine = jit.lookup("matmul", (x, y), {})
+        out = np.full((*x.shape[:-1], y.shape[1]), np.nan, dtype)
+        for _ in range(2):
+            assert routine(x, y, out=out) is out
+        assert routine.struct is not None
+        exact = x.astype("f8") @ y.astype("f8")
+        scale = np.abs(x).astype("f8") @ np.abs(y).astype("f8")  # what rounding is relative to
+        assert (np.abs(out - exact) <= scale * np.finfo(dtype).eps * 4).all()
+        assert np.array_equal(routine(x, y), out)
+
+
+def test_products_of_what_is_not_finite_and_products_that_numpy_does(monkeypatch):
+    monkeypatch.setattr(compiler, "wide", lambda: True)
+    x, y = (np.random.default_rng(0).normal(size=(80, 80)).astype("f4") for _ in range(2))
+    x[3, 5], x[20, 79], y[7, 9] = np.nan, np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        wanted = x @ y
+    got = jit.lookup("matmul", (x, y), {})(x, y)
+    assert np.array_equal(np.isnan(got), np.isnan(wanted))
+    assert np.array_equal(np.isinf(got), np.isinf(wanted))
+    assert jit.lookup("matmul", (x[:10], y), {}) is None  # small
+    assert jit.lookup("matmul", (np.stack([x, x]), np.stack([y, y])), {}) is None  # a stack of products
+    strided = np.ones((160, 160), "f4")[::2, ::2]
+    routine = jit.lookup("matmul", (strided, y[:, :79]), {})
+    assert np.array_equal(routine(strided, y[:, :79])[:, 0], strided @ y[:, 0])
+    assert routine.struct is None
+    monkeypatch.setattr(compiler, "wide", lambda: False)
+    assert jit.lookup("matmul", (x, y), {}) is None
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+    monkeypatch.setattr(compiler, "wide", lambda: True)
     results = []
     cases = list(rows(np.dtype("float32"), 900, 129))
+    q, k, v, t = heads("f4", 3, 4, 2, 50, 50, 16, 16)
+    attrs = {"causal": True, "scale": 0.2}
+    cases += [("attention", (q, k, v, None), attrs, None)]
+    cases += [("attention_bwd", (t, q, k, v, None, *IMPL["attention"](q, k, v, None, **attrs)), attrs, None)]
+    cases += [("matmul", pair, {}, None) for pair in matrices("f4", (129, 70, 65))]
     try:
-        for threads in (1, 3):
-            compiler.set_threads(threads)
+        for n in (1, 3):
+            compiler.set_threads(n)
             results.append([jit.leaves(jit.lookup(name, args, attrs)(*args)) for name, args, attrs, _ in cases])
     finally:
-        compiler.set_threads(compiler.threads())
+        compiler.set_threads(threads.count())
     for one, other in zip(*results):
         assert all(a is None or a.tobytes() == b.tobytes() for a, b in zip(one, other))
 

@@ -15,6 +15,7 @@ from gpugrad.errors import ReplayError
 from gpugrad.execute import ALIGN, Host, Lives, plan
 from gpugrad.fuse import forward_and_backward, fuse, schedule
 from gpugrad.nn import functional as F
+from gpugrad.ops.loss import softmax_xent
 from gpugrad.program import (
     CONSTANT,
     Call,
@@ -26,6 +27,7 @@ from gpugrad.program import (
     dead_code,
     decode,
     encode,
+    without_copies,
 )  # fmt: skip
 
 needs_compiler = pytest.mark.skipif(not compiler.enabled(), reason="no C++ compiler")
@@ -190,6 +192,25 @@ def test_common_subexpressions():
     assert np.array_equal(program.run(given)[0], np.exp(2) + np.exp(given) + np.sin(given) ** 2)
 
 
+def test_a_copy_of_what_nothing_else_keeps_is_that():
+    b = Builder()
+    x, held = b.input(), b.given("capture", 2)
+    sines, cosines, roots = b.call("sin", x), b.call("cos", x), b.call("sqrt", x)
+    view = b.call("reshape", sines, view_of=sines, shape=(4,))
+    gradient, twice = b.call("positive", view), b.call("positive", sines)  # one of them is the value itself
+    own, changed, outside = b.call("positive", cosines), b.call("positive", roots), b.call("positive", held)
+    total = b.call("add", gradient, own)
+    b.write(changed, x)
+    program = b.program(gradient, twice, own, cosines, changed, outside, total)
+    shorter = without_copies(program)
+    assert ops(program).count("positive") == 5
+    assert ops(shorter).count("positive") == 4
+    assert shorter.results == [view, *program.results[1:]]
+    given = np.arange(4.0)
+    for got, wanted in zip(shorter.run(given), program.run(given)):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_values_that_leave_or_are_written_are_not_shared():
     b = Builder()
     x = b.input()
@@ -275,7 +296,6 @@ def test_a_schedule_is_a_permutation_that_respects_reads_and_writes():
         assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
-@needs_compiler
 def test_a_loss_and_its_gradient_in_one_call():
     logits, labels = array(6, 5).requires_grad_(), gg.asarray(np.array([0, 1, 2, 3, 4, 0]))
 
@@ -289,8 +309,29 @@ def test_a_loss_and_its_gradient_in_one_call():
     assert [op for op in ops(program) if "xent" in op] == ["softmax_xent+softmax_xent_bwd"]
     weighted = traced(lambda: gg.grad(lambda v: F.cross_entropy(v, labels) ** 2)(logits.detach())).program
     assert [op for op in ops(forward_and_backward(weighted)) if "xent" in op] == ["softmax_xent", "softmax_xent_bwd"]
-    smooth = traced(lambda: gg.grad(lambda v: F.cross_entropy(v, labels, label_smoothing=0.1))(logits.detach())).program
-    assert [op for op in ops(forward_and_backward(smooth)) if "xent" in op] == ["softmax_xent", "softmax_xent_bwd"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("rows, classes", [(5, 3), (33, 40), (1100, 300)])
+@pytest.mark.parametrize("soft, smoothing", [(False, 0.0), (True, 0.0), (False, 0.1)])
+def test_the_two_in_one_have_the_bits_of_each(dtype, rows, classes, soft, smoothing):
+    rng = np.random.default_rng(7)
+    x = gg.asarray((4 * rng.normal(size=(rows, classes))).astype(dtype))
+    hard = np.where(rng.random(rows) < 0.2, -100, rng.integers(0, classes, rows))
+    y = gg.softmax(gg.asarray(rng.normal(size=(rows, classes)).astype(dtype))) if soft else gg.asarray(hard)
+    weight = gg.asarray(rng.random(classes).astype(dtype))
+    loss = lambda v: softmax_xent(v, y, weight, smoothing=smoothing).mean()
+
+    def step(x):
+        kept, (value, slope) = gg.tanh(x), gg.value_and_grad(loss)(x)
+        return value, kept * slope  # a gradient in planned memory
+
+    replayed = traced(step, x)
+    assert sum("xent" in op for op in ops(replayed.records[0].runner.program)) == 1
+    for seed in range(2):
+        x = gg.asarray((4 * np.random.default_rng(seed).normal(size=(rows, classes))).astype(dtype))
+        for got, want in zip(replayed(x), step(x)):
+            assert got.numpy().tobytes() == want.numpy().tobytes()
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
@@ -419,6 +460,76 @@ def test_a_compiled_chain_with_its_sum_and_gradient_is_one_call():
     np.testing.assert_allclose(float(value), float(want), rtol=1e-5)
     np.testing.assert_allclose(gradient.numpy(), slope.numpy(), rtol=1e-5, atol=1e-6)
     assert ops(step.records[0].runner.program) == ["chain0"]
+
+
+@needs_compiler
+def test_an_affine_layer_is_a_product_and_a_chain_with_what_follows():
+    x, w, b = array(6, 4), array(5, 4, seed=1), array(5, seed=2)
+
+    def f(x):
+        return gg.relu(F.linear(x, w, b)) * 2.0
+
+    step = gg.replay(f, compiled=True)
+    for _ in range(4):
+        got = step(x)
+    np.testing.assert_allclose(got.numpy(), f(x).numpy(), rtol=1e-6)
+    assert ops(step.program)[0] == "affine"
+    assert ops(step.records[0].runner.program) == ["matrix_transpose", "matmul", "chain0"]
+    half = [gg.tensor(a.numpy().astype("float16")) for a in (x, w, b)]
+    program = traced(lambda x: F.linear(x, *half[1:]), half[0]).program
+    assert ops(Host(program, compiled=True).program) == ["affine"]
+
+
+@needs_compiler
+def test_small_values_of_any_op_have_a_place_to_which_compiled_calls_are_bound():
+    w = array(7, 3)
+
+    def f(x):
+        y = gg.sort(x @ w, axis=0)  # writes nowhere but to a new array
+        return gg.exp(y) * 2.0 - y, gg.cumsum(x, axis=1)
+
+    step = gg.replay(f, compiled=True)
+    for seed in range(5):
+        x = array(4, 7, seed=seed)
+        for got, want in zip(step(x), f(x)):
+            np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-6)
+    lines = step.records[0].runner.source.split("\n")
+    assert any(re.fullmatch(r" *b\d+\[\.\.\.\] = f\d+\(.*\)", line) for line in lines)
+    assert any(re.fullmatch(r" *h\d+\(\)", line) for line in lines)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_memory_of_a_large_result_comes_back_once_nobody_holds_it(compiled):
+    w = array(300, 100)
+
+    def f(x):
+        return gg.tanh(x * w) - w
+
+    step = gg.replay(f, compiled=compiled)
+    for _ in range(3):
+        step(array(300, 100))
+
+    places = {step(array(300, 100, seed=seed)).data.ctypes.data for seed in range(4)}
+    assert len(places) == 1
+    kept = []  # a result, views of one, what only knows its memory
+    for seed, part in enumerate(
+        (lambda t: t, lambda t: t.data[1:, ::2], lambda t: t.data.T[3].reshape(-1, 2), memoryview_of)
+    ):
+        x = array(300, 100, seed=seed)
+        kept.append((part(step(x)), part(f(x))))
+    x = array(300, 100, seed=9)
+    for _ in range(4):  # its own argument
+        want, x = f(x), step(x)
+        np.testing.assert_allclose(x.numpy(), want.numpy(), rtol=1e-5, atol=1e-6)
+    for got, want in kept:
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-5, atol=1e-6)
+    result = step(x)
+    assert result.data.base is None
+    assert result.data.flags.owndata
+
+
+def memoryview_of(t):
+    return memoryview(t.data)
 
 
 @needs_compiler

@@ -6,12 +6,13 @@ import random
 import re
 import threading
 import types
+import warnings
 
 import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import compiler, nn, optim
+from gpugrad import compiler, execute, nn, optim
 from gpugrad.errors import GraphError, ReplayError
 from gpugrad.nn import functional as F
 from gpugrad.op import TABLE
@@ -631,6 +632,25 @@ def test_python_values_that_the_step_changes_itself(step, name):
         step(gg.ones(3))
 
 
+def test_a_function_made_by_another_step_of_the_same_text_is_not_this_one():
+    """Its closure holds something else, which is no change."""
+    kept = []
+
+    def make(k):
+        def step(x):
+            inner = lambda v: (v * k).sum()
+            if k == 2:
+                kept.append(inner)
+            return gg.grad(inner)(x)
+
+        return step
+
+    make(2)(gg.ones(3))
+    step = gg.replay(make(3))
+    for _ in range(4):
+        assert step(gg.ones(3)).tolist() == [3.0] * 3
+
+
 def test_a_list_that_grows_between_calls_is_never_stale():
     """A shape taken from a list: traced anew at every call, until that is refused by name."""
     seen = [1]
@@ -847,3 +867,105 @@ def test_compiled_results_leave_the_program_as_memory_of_their_own():
         np.testing.assert_allclose(loss.numpy(), want[0].numpy(), rtol=1e-6)
         np.testing.assert_allclose(grad.numpy(), want[1].numpy(), rtol=1e-5, atol=1e-9)
     assert len({id(grad.data) for _, grad in seen}) == 5
+
+
+# --- strict=False: what cannot be replayed goes on eagerly, with the same numbers ---------------------------------
+
+
+def counts():
+    calls = [0]
+
+    def step(x, w):
+        calls[0] += 1
+        return w.sum() * calls[0]
+
+    return step
+
+
+def draws():
+    rng = np.random.default_rng(5)
+    return lambda x, w: (w * x).sum() * rng.normal()
+
+
+def moves():
+    numbers = iter(range(100))  # nothing shows that it moves; the proof does
+    return lambda x, w: (w * x).sum() * next(numbers)
+
+
+def rescales():
+    scales = [0.5]
+
+    def step(x, w):  # another number at every call: traced anew until that is too often
+        return (w * x).sum() * scales[-1]
+
+    return lambda x, w: (scales.append(scales[-1] / 2), step(x, w))[1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        counts, draws, moves, rescales, lambda: lambda x, w: (w * x).sum() * (2.0 if x.sum() > 4 else 3.0),
+        lambda: lambda x, w: (w * x)[x > 0.1].sum() + x.numpy().sum(),
+        lambda: lambda x, w: (w * np.sqrt(np.ones(6))).sum(),
+    ],
+    ids=["counter", "generator", "iterator", "number", "branch", "mask", "numpy"],
+)  # fmt: skip
+def test_a_step_that_cannot_be_replayed_goes_on_eagerly(make):
+    def run(wrap):
+        w = f32(6).requires_grad_()
+        opt = optim.Adam([w], lr=0.1)
+        norm = nn.BatchNorm1d(6)  # whose averages would show a step made twice
+        loss = make()
+
+        def step(x):
+            opt.zero_grad()
+            y = loss(norm(x)[0], w * gg.random.uniform((6,)))
+            y.backward()
+            opt.step()
+            return y.detach()
+
+        gg.random.seed(4)
+        step, seen = wrap(step), []
+        for k in range(LIMIT + 6):
+            y = step(f32(5, 6, seed=k))
+            seen.append([t.numpy().tobytes() for t in (y, w, w.grad, norm.running_mean, norm.running_var)])
+        return seen, step
+
+    want, _ = run(lambda f: f)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got, step = run(gg.replay(strict=False))
+    assert got == want
+    assert step.refused
+    (warning,) = caught
+    assert re.search(r"\[replay\] the step goes on eagerly: .*test_replay.py:\d+", str(warning.message))
+
+
+def test_a_graph_that_a_step_leaves_behind_can_still_be_walked():
+    def run(wrap):
+        w = f32(6).requires_grad_()
+        step, seen = wrap(lambda x: (gg.tanh(w) * x).sum()), []
+        for k in range(4):
+            w.zero_grad()
+            step(f32(6, seed=k)).backward()
+            assert type(w.grad.data) is np.ndarray
+            seen.append(w.grad.numpy().tolist())
+        return seen
+
+    with pytest.warns(gg.errors.GpugradWarning, match="still has its graph"):
+        assert run(gg.replay(strict=False)) == run(lambda f: f)
+
+
+@pytest.mark.skipif(not compiler.enabled(), reason="no C++ compiler")
+def test_compiled_code_that_differs_is_not_used(monkeypatch):
+    monkeypatch.setattr(execute, "far", lambda *_: True)
+    x = f32(1000)
+    step = gg.replay(lambda x: gg.exp(x) * 2 + 1, compiled=True, strict=False)
+    with pytest.warns(gg.errors.GpugradWarning, match="goes on eagerly: the compiled code of"):
+        results = [step(x).numpy() for _ in range(5)]
+    assert all(np.array_equal(r, (gg.exp(x) * 2 + 1).numpy()) for r in results)
+    strict = gg.replay(lambda x: gg.exp(x) * 2 + 1, compiled=True)
+    strict(x)
+    strict(x)
+    with pytest.raises(ReplayError, match="differs from its ops"):
+        strict(x)

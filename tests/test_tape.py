@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad.state import next_seq
+from gpugrad.tape import history
 from gpugrad.tensor import Node
 
 ROOT = Path(__file__).parent.parent
@@ -213,6 +215,58 @@ def test_a_shared_part_is_spent_too():
     a.backward()
     with pytest.raises(gg.errors.GraphError, match=r"a\.backward\(\)"):
         b.backward()
+
+
+def test_a_graph_that_is_partly_spent_is_left_as_it_was():
+    x = leaf(1.0)
+    h = x * x
+    a, b = h * 2, gg.exp(x) * x
+    c = b + h
+    a.backward()
+    with pytest.raises(gg.errors.GraphError, match="already differentiated"):
+        c.backward()
+    b.backward()  # nothing of it had been released
+    assert x.grad.item() == pytest.approx(4 + 2 * np.e, rel=1e-15)
+
+
+def test_history_is_what_the_roots_depend_on_oldest_first_and_once():
+    random = np.random.default_rng(0)
+    made = [leaf(1.0) for _ in range(3)]
+    for _ in range(200):
+        i, j = random.integers(0, len(made), 2)
+        made.append(made[i] * made[j])
+    roots = [made[i].node for i in (150, 202, 202, 90)]
+    wanted, stack = set(), list(roots)
+    while stack:
+        node = stack.pop()
+        if node not in wanted:
+            wanted.add(node)
+            stack.extend(node.parents)
+    found = history(roots)
+    assert set(found) == wanted
+    assert len(found) == len(wanted)
+    assert [n.seq for n in found] == sorted(n.seq for n in wanted)
+    born = sorted(n.seq for n in wanted)[len(wanted) // 2]
+    young = history(roots, born)
+    assert {n for n in young if n.seq >= born} <= wanted
+    assert {p for n in young if n.seq >= born for p in n.parents} <= set(young)
+
+
+def test_a_node_of_a_chain_and_its_gradient_take_less_than_half_a_kilobyte(no_collector):
+    """With its ten float32 values: nothing is kept of the walk behind it, and one shape serves the chain."""
+    w, n = gg.tensor(np.ones(10, "float32"), requires_grad=True), 5_000
+    (w * w).sum().backward()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        y = w
+        for _ in range(n):
+            y = y * w
+        assert y.node.shape is y.node.parents[0].shape
+        y.sum().backward()
+        assert tracemalloc.get_traced_memory()[1] - before < 480 * n
+    finally:
+        tracemalloc.stop()
 
 
 def test_retain_graph_gives_the_same_twice():

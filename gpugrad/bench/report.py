@@ -57,6 +57,7 @@ def markdown(result: Result, level: int = 1) -> str:
         times(result),
         f"{head}# Spread, throughput, memory, start",
         details(result),
+        *([computed(result)] if computed(result) else []),
         f"{head}# Targets",
         verdicts(result),
         f"{head}# Frameworks",
@@ -152,6 +153,15 @@ def details(result: Result) -> str:
                     number(r.get("roofline"), ".0%"), number(r.get("beside"), ".1f"),
                 ])  # fmt: skip
     return table(head, rows)
+
+
+def computed(result: Result) -> str:
+    """A line a column of ours: what its matrix products were computed in, where that is a choice."""
+    found: dict[str, set[str]] = {}
+    for w in result["workloads"]:
+        for name, r in w["rows"].items():
+            found.setdefault(name, set()).update(r.get("products") or ())
+    return "\n".join(f"- Products of {name}: {', '.join(sorted(kinds))}." for name, kinds in found.items() if kinds)
 
 
 def verdicts(result: Result) -> str:

@@ -67,7 +67,7 @@ TARGETS: tuple[Target, ...] = (
     *ratios("cuda", "mlp-sgd:4096", replay=0.95),
     *ratios("cuda", "xent:8192x50257", BEST, replay=1.0),
     Target("cuda", "xent:8192x50257", REPLAY, ROOFLINE, 0.9),
-    Target("cuda", "elementwise:256M", REPLAY, ROOFLINE, 0.9),
+    Target("cuda", "elementwise:256M", "gpugrad-compiled", ROOFLINE, 0.9),
     *ratios("cuda", "hvp:64", replay=0.5),
     *ratios("cuda", "lenet:64", replay=1.0),
     *ratios("cuda", "gpt-bf16:6x6x384x256x64", ("torch.compile",), replay=1.0),

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy.random  # noqa: F401  NumPy loads it when it is first asked for, which is no framework's memory
+
 from gpugrad.bench import gate, workloads
 from gpugrad.bench.peers import Arrays, Entry, Unable
 
@@ -97,7 +99,8 @@ class Worker:
     def finish(self) -> Answer:
         """Peak bytes of the host (over what was there before the data) and the device, launches, where the time goes.
 
-        steady_bytes: the host's peak in later steps alone, when whatever is traced or compiled has been.
+        steady_bytes: the host's peak in later steps alone, when whatever is traced or compiled has been. products: what
+        matrix products were computed in.
         """
         whole = highest()
         reset_peak()
@@ -107,7 +110,7 @@ class Worker:
             "host_bytes": max(whole, steady) - self.before,
             "steady_bytes": max(0, steady - self.before),
             "device_bytes": self.peer.peak(), "launches": self.peer.launches(self.step),
-            "profile": self.peer.profile(self.step),
+            "products": self.peer.products(), "profile": self.peer.profile(self.step),
         }  # fmt: skip
 
     def rates(self) -> Answer:

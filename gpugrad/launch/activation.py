@@ -14,12 +14,14 @@ AFTER_BIAS = {
 BLOCKS = 2048  # of activation_bias.cu: beyond, a block takes more rows
 
 
-def _map(launch: Any, name: str, functor: str, arrays: tuple[Any, ...], options: tuple[float, ...]) -> Any:
-    """One result of the arrays' common shape and type."""
+def _map(
+    launch: Any, name: str, functor: str, arrays: tuple[Any, ...], options: tuple[float, ...], reuse: bool = False
+) -> Any:
+    """One result of the arrays' common shape and type; with `reuse` over the last of them."""
     first = arrays[0]
     if not launch.takes(*arrays) or any(a.shape != first.shape for a in arrays):
         return NotImplemented
-    out = launch.xp.empty(first.shape, first.dtype)
+    out = launch.place(arrays[-1], reuse)
     a, b, c = (*options, 0.0, 0.0, 0.0)[:3]
     packets = -(-out.nbytes // 16)  # one a thread
     launch.map(name, (first.dtype, functor), (out, *arrays, out.size, a, b, c), packets)
@@ -30,10 +32,10 @@ def _pair(functor: str, *options: str | float) -> tuple[Kernel, Kernel]:
     """The kernels of a function and of its backward pass; options: numbers, or names of the op's attributes."""
 
     def entry(name: str) -> Kernel:
-        def call(launch: Any, *arrays: Any, **attrs: Any) -> Any:
+        def call(launch: Any, *arrays: Any, reuse: bool = False, **attrs: Any) -> Any:
             chosen = GELU[attrs["approximate"]] if functor == "Gelu" else functor
             given = tuple(attrs[o] if isinstance(o, str) else o for o in options)
-            return _map(launch, name, chosen, arrays, given)
+            return _map(launch, name, chosen, arrays, given, reuse)
 
         return kernel("activation", name, call)
 

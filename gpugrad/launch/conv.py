@@ -45,7 +45,7 @@ class Frame(NamedTuple):
 
 @functools.lru_cache(1024)
 def packed(frame: Frame) -> bytes:
-    """struct Windows of kernels/conv.cuh."""
+    """struct Windows of kernels/windows.cuh."""
     return b"".join(struct.pack("6i", *axis) for axis in zip(*frame))
 
 
@@ -128,7 +128,7 @@ def _conv2d_weight(
     rows = t.reshape(n, groups, o // groups, -1).transpose(1, 2, 0, 3)
     for i, (images, part, cols) in enumerate(columns(launch, x, frame, groups, rows_first=True)):
         slopes = launch.xp.ascontiguousarray(rows[:, :, images, part]).reshape(groups, o // groups, -1)
-        launch.gemm(slopes, cols.swapaxes(1, 2), out=total, accumulate=i > 0)
+        launch.gemm(slopes, cols.swapaxes(1, 2), out=total, addend=total if i else None)
     return total.reshape(o, c, *kernel).astype(x.dtype, copy=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from gpugrad.errors import DTypeError, RangeError, ShapeError, fail
+from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
@@ -18,12 +18,21 @@ def rank(x: Any) -> int:
     return getattr(x, "ndim", 0)
 
 
+def whole(value: Any, op: str, name: str) -> int:
+    """An argument that counts something, as an int. Raises DTypeError for what is not an integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise fail(DTypeError, op, f"{name} is {value!r}, expected an integer") from None
+
+
 def one_axis(axis: Any, ndim: int, op: str) -> int:
     """A single axis as 0 <= axis < ndim. Raises RangeError out of range, DTypeError for a non-integer."""
     try:
         i = operator.index(axis)
-    except TypeError:
-        raise fail(DTypeError, op, f"axis is {axis!r}; expected an integer") from None
+    except (TypeError, ShapeError):  # a Tensor of several elements
+        shown = describe(axis) if hasattr(axis, "shape") else repr(axis)
+        raise fail(DTypeError, op, f"axis is {shown}; expected an integer") from None
     if not -ndim <= i < ndim:
         allowed = f"-{ndim} <= axis < {ndim}" if ndim else "no axis at all"
         raise fail(RangeError, op, f"axis {i} is out of range for a {ndim}-d array; expected {allowed}")

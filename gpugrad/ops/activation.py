@@ -24,13 +24,14 @@ __all__ = [
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
 relu = elementwise(
-    "relu", lambda xp, x, into=None: xp.maximum(x, 0, out=into), lambda F, t, out, _x: F.relu_bwd(t, out),
-    cuda=launch.relu,
+    "relu", lambda xp, x, into=None: xp.maximum(x, 0, out=into),
+    lambda F, t, out, _x, **lent: F.relu_bwd(t, out, **lent), cuda=launch.relu, reuse=0,
     doc="max(x, 0); slope 0 at 0.",
 )  # fmt: skip
+_masked = blocked(lambda xp, t, out, into=None: select(xp, out <= 0, 0, t, into), 1 << 18)
 relu_bwd = elementwise(
-    "relu_bwd", lambda xp, t, out, into=None: (
-        xp.where(out <= 0, 0, t) if out.size < 4096 else select(xp, out <= 0, 0, t, into)
+    "relu_bwd", lambda xp, t, out, into=None, reuse=False: (
+        xp.where(out <= 0, 0, t) if out.size < 4096 else _masked(xp, t, out, into=into, reuse=reuse)
     ),
     lambda F, u, _out, _t, out: F.relu_bwd(u, out), None, cuda=launch.relu_bwd,
     doc="t where relu's output is above 0 (or NaN), else 0.",
@@ -272,8 +273,9 @@ def gelu_curvature(F: Any, x: Any, approximate: str) -> Any:
 
 
 _gelu = elementwise(
-    "gelu", gelu_forward, lambda F, t, _out, x, approximate: F.gelu_bwd(t, x, approximate=approximate), attrs=True,
-    floating=True, cuda=launch.gelu,
+    "gelu", gelu_forward,
+    lambda F, t, _out, x, approximate, **lent: F.gelu_bwd(t, x, approximate=approximate, **lent), attrs=True,
+    floating=True, cuda=launch.gelu, reuse=1,
 )  # fmt: skip
 gelu_bwd = elementwise(
     "gelu_bwd", gelu_back,
@@ -335,7 +337,8 @@ def mish_curvature(F: Any, x: Any) -> Any:
 
 silu = elementwise(
     "silu", lambda xp, x: (xp.maximum(x, -SILENT) * sigmoid_forward(xp, x)).astype(x.dtype, copy=False),
-    lambda F, t, _out, x: F.silu_bwd(t, x), floating=True, cuda=launch.silu, doc="x sigmoid(x), also called swish.",
+    lambda F, t, _out, x, **lent: F.silu_bwd(t, x, **lent), floating=True, cuda=launch.silu, reuse=1,
+    doc="x sigmoid(x), also called swish.",
 )  # fmt: skip
 silu_bwd = elementwise(
     "silu_bwd", silu_back, lambda F, u, _out, _t, x: F.silu_bwd(u, x),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from gpugrad import backends, dtypes
 from gpugrad.dtypes import get_default_dtype, promote
-from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
+from gpugrad.errors import DomainError, DTypeError, NumberError, RangeError, ShapeError, describe, fail
 from gpugrad.layered import constant
 from gpugrad.op import RECORDING
+from gpugrad.operands import explain_failure, unmasked
+from gpugrad.ops._axes import whole
 from gpugrad.ops.shape import astype as cast
-from gpugrad.ops.shape import broadcast_to, operand, reshape, sizes, stack, to_device
+from gpugrad.ops.shape import broadcast_to, lengths, operand, reshape, stack, to_device
 from gpugrad.tensor import Tensor
 
 __all__ = [
@@ -46,7 +49,7 @@ def set_default_device(device: str) -> None:
 def dtype_of(dtype: Any, op: str) -> Any:
     """A dtype argument as a known data type. Raises DTypeError."""
     try:
-        found = np.dtype(dtype)
+        found = np.dtype(dtype if dtype is not None else "None")  # which NumPy would take for float64
     except TypeError:
         raise fail(DTypeError, op, f"{dtype!r} is not a data type") from None
     if found not in KNOWN and found.name != "bfloat16":
@@ -96,10 +99,12 @@ def _made(data: Any, dtype: Any, device: str | None, copy: bool | None, op: str)
         out = stack([d if isinstance(d, Tensor) else _made(d, None, device, None, op) for d in data])
         out = out if want is None else cast(out, want)
         return out if device is None else to_device(out, device)  # type: ignore[no-any-return]
-    values, place = data, device
+    values, place = unmasked(op, data), device
     if not backends.is_raw(data):
         try:
             values = np.asarray(data, want if want is not None and want.kind in "iu" and _is_whole(data) else None)
+        except OverflowError as error:
+            raise fail(NumberError, op, str(error)) from None
         except ValueError as error:
             raise fail(ShapeError, op, f"the sequence is ragged: {error}") from None
         if copy is False and isinstance(data, (bool, int, float, complex, list, tuple)):
@@ -168,11 +173,12 @@ def _new(name: str, shape: Any, dtype: Any, device: str | None, *args: Any, op: 
     """The array module's creation function of this name, on a device."""
     place = device or get_default_device()
     backend, want = backends.get(place), get_default_dtype() if dtype is None else dtype_of(dtype, op or name)
-    dims = sizes(shape, (), op or name)
-    if min(dims, default=0) < 0:
-        raise fail(ShapeError, op or name, f"shape {list(dims)} has a negative length")
-    with backend.scope(place):
-        return Tensor(getattr(backend.xp, name)(dims, *args, dtype=want))
+    dims = lengths(shape, op or name)
+    try:
+        with backend.scope(place):
+            return Tensor(getattr(backend.xp, name)(dims, *args, dtype=want))
+    except (OverflowError, ValueError, MemoryError) as error:
+        raise explain_failure(op or name, error, (), {"shape": dims}) from None
 
 
 def zeros(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
@@ -245,6 +251,8 @@ def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, de
     if step == 0:
         raise fail(RangeError, "arange", "step is 0")
     if not all(isinstance(v, (int, np.integer)) for v in (start, stop, step)):
+        if not all(map(math.isfinite, (start, stop, step))):
+            raise fail(DomainError, "arange", f"start {start}, stop {stop} and step {step} must be finite")
         return _ranged(np.arange(start, stop, step), False, dtype, device, "arange")
     if max(abs(start), abs(stop), abs(step)) < 2**53:  # NumPy computes the length in double precision
         return _ranged(np.arange(start, stop, step), True, dtype, device, "arange")
@@ -260,7 +268,7 @@ def linspace(
 
     Of an integer dtype they are rounded down, exactly so from integers.
     """
-    if num < 0:
+    if whole(num, "linspace", "num") < 0:
         raise fail(ShapeError, "linspace", f"num is {num}; expected at least 0")
     if dtype is None or (want := dtype_of(dtype, "linspace")).kind not in "iu":
         return _ranged(np.linspace(start, stop, num, endpoint=endpoint), False, dtype, device, "linspace")
@@ -278,8 +286,9 @@ def eye(n_rows: int, n_cols: int | None = None, *, k: int = 0, dtype: Any = None
     backend = backends.get(place)
     with backend.scope(place):
         want = get_default_dtype() if dtype is None else dtype_of(dtype, "eye")
-        k = max(-n_rows, min(k, n_rows if n_cols is None else n_cols))  # a diagonal beyond the corner is empty
-        return Tensor(backend.xp.eye(n_rows, n_cols, k=k, dtype=want))
+        rows, cols = lengths((n_rows, n_rows if n_cols is None else n_cols), "eye")
+        k = max(-rows, min(k, cols))  # a diagonal beyond the corner is empty
+        return Tensor(backend.xp.eye(rows, cols, k=k, dtype=want))
 
 
 def meshgrid(*xs: Any, indexing: str = "xy") -> list[Any]:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpugrad.backends import threads
 from gpugrad.define import general, linear, multilinear, nondiff
 from gpugrad.errors import DomainError, GraphError, RangeError, ShapeError, describe, fail, notice
 from gpugrad.launch import linalg as launch
 from gpugrad.op import RECORDING as G
 from gpugrad.ops import elementwise, reduce
-from gpugrad.ops._axes import normalize_axis, one_axis
+from gpugrad.ops._axes import normalize_axis, one_axis, whole
 from gpugrad.ops.creation import eye
 from gpugrad.ops.index import working
 from gpugrad.ops.shape import (
@@ -92,7 +93,19 @@ def _matmul(xp: Any, x: Any, y: Any, into: Any = None) -> Any:
         rows = None if into is None else into.reshape(-1, y.shape[1])
         product = xp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), y, out=rows)
         return product.reshape(*x.shape[:-1], y.shape[1]) if into is None else into
+    if xp is np and x.ndim > 1 and y.ndim > 2 and x.shape[-1] == y.shape[-2] == 1:
+        return _outers(x, y, into)
     return xp.matmul(x, y, out=into)
+
+
+def _outers(x: Any, y: Any, into: Any) -> Any:
+    """A stack of columns times rows: no work for a BLAS, and faster so than by multiply, which loops over each row."""
+    lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    x, y = (np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (x, y))
+    out = np.empty((*lead, x.shape[-2], y.shape[-1]), np.result_type(x, y)) if into is None else into
+    pieces = threads.spans(len(out), math.prod(out.shape[1:]))
+    threads.share(lambda s: np.einsum("...ik,...kj->...ij", x[s], y[s], out=out[s]), pieces, out.size)
+    return out
 
 
 def _matmul_vjp_x(F: Any, t: Any, _out: Any, x_shape: Any, y: Any) -> Any:
@@ -364,6 +377,7 @@ def cross(x: Any, y: Any, axis: int = -1) -> Any:
 def matrix_power(x: Any, n: int) -> Any:
     """The n-th power of a square matrix, by repeated squaring; n < 0 powers the inverse."""
     x = _square(x, "matrix_power")
+    n = whole(n, "matrix_power", "n")
     if n < 0:
         x, n = inv(x), -n
     result = None if n else broadcast_to(eye(x.shape[-1], dtype=x.dtype, device=x.device), x.shape)

@@ -5,16 +5,18 @@ With target weights q (the row of the true class, smoothed and weighted, Q its s
     loss = sum_c q_c (lse - x_c),   lse = log sum_c exp(x_c),   d loss / d x_c = Q exp(x_c - lse) - q_c
 
 A class with q_c = 0 contributes nothing, whatever its logit. The forward reads the logits once, the backward reads
-them once and writes once; both work on blocks of rows that stay in a CPU cache.
+them once and writes once. On the CPU both take exp(x_c - max x) on blocks of rows, which threads share; in a replay
+`both` takes it once for the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from gpugrad.backends.threads import portion, share
 from gpugrad.define import elementwise, general
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, RangeError, ShapeError, describe, fail
@@ -24,8 +26,9 @@ from gpugrad.rules import Rule, add_up
 
 __all__ = ["bce_logits", "softmax_xent"]
 
-BLOCK = 1 << 16  # elements of the logits at a time
-NARROW = 64  # up to so many classes a block is worked on transposed: long runs of rows instead of short ones of classes
+BLOCK = 1 << 18  # elements of the logits at a time: smaller blocks would often wait for Python's lock
+BOTH = "softmax_xent+softmax_xent_bwd"  # what replay makes of the two
+NARROW = 28  # up to so many classes a block is worked on transposed: long runs of rows instead of short ones of classes
 
 
 def check_labels(labels: Any, classes: int, ignore_index: int) -> None:
@@ -44,53 +47,118 @@ def check_labels(labels: Any, classes: int, ignore_index: int) -> None:
 
 
 class Rows:
-    """Blocks of logits with their targets, classes first: the arithmetic that forward and backward share."""
+    """Logits and their targets in blocks of rows, classes first: the arithmetic that forward and backward share."""
 
     def __init__(self, xp: Any, logits: Any, labels: Any, weight: Any, ignore_index: int, smoothing: float) -> None:
         self.xp, self.logits, self.labels = xp, logits, labels
-        self.soft, self.keep, self.smoothing = labels.ndim == 2, 1.0 - smoothing, smoothing
+        self.keep, self.smoothing, (n, classes) = 1.0 - smoothing, smoothing, logits.shape
+        self.step = -(-portion(n * classes, BLOCK) // max(classes, 1)) if xp is np else max(n, 1)
         self.dtype = np.dtype("float32") if logits.dtype == np.float16 else logits.dtype
-        self.weight = None if weight is None else weight.astype(self.dtype, copy=False)
-        if not self.soft:
+        self.weight = w = None if weight is None else weight.astype(self.dtype, copy=False)
+        self.top, self.own = xp.empty((2, n), self.dtype)
+        self.log, self.lse = xp.empty(n, "float64"), xp.empty(n, "float64")
+        self.base = self.hit = None
+        self.cost: Any = xp.empty(n, self.dtype) if smoothing or labels.ndim == 2 else 0
+        if labels.ndim == 2:
+            self.total = xp.empty(n, self.dtype)
+        else:
             if xp is np:
-                check_labels(labels, logits.shape[1], ignore_index)
+                check_labels(labels, classes, ignore_index)
             self.ignored = labels == ignore_index
-            self.true = xp.where(self.ignored, 0, labels)
+            self.some_ignored = xp is not np or self.ignored.any()
+            self.true, self.places, valid = xp.where(self.ignored, 0, labels), xp.arange(self.step), ~self.ignored
+            self.hit = self.total = self.keep * (valid if w is None else valid * w[self.true]).astype(self.dtype)
+            if smoothing:
+                even = xp.full(classes, smoothing / classes, self.dtype)
+                even = even if w is None else even * w
+                self.base, self.total = even[:, None], self.hit + valid * even.sum()
 
-    def blocks(self, out: Any = None) -> Iterator[tuple[slice, Any, Any]]:
-        """(rows, logits, result), both (classes, rows); what is left in `result` goes to the rows of a given `out`."""
-        n, classes = self.logits.shape
-        step = max(1, min(n, BLOCK // max(classes, 1)) if self.xp is np else n)
-        narrow = self.xp is np and classes <= NARROW
+    def each(self, work: Callable[[slice, Any, Any], object], out: Any = None) -> None:
+        """work(rows, x, z) for all rows, by several threads; x are logits, z is memory, both (classes, rows).
+
+        What is left in z goes to the rows of a given `out`, which may be the logits.
+        """
+        xp, (n, classes) = self.xp, self.logits.shape
+        narrow = xp is np and classes <= NARROW
         direct = out is not None and not narrow and out.dtype == self.dtype
-        pool = None if direct else self.xp.empty((classes, step) if narrow else (step, classes), self.dtype)
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            block, m = self.logits[rows].T, rows.stop - start
-            z = out[rows].T if direct else pool[:, :m] if narrow else pool[:m].T  # type: ignore[index]
-            if narrow:
-                z[...] = block
-            yield rows, z if narrow else block, z
-            if out is not None and not direct:
-                out[rows] = z.T
+        spare: list[Any] = []
 
-    def target(self, rows: slice) -> tuple[Any, Any, Any]:
-        """(base, hit, Q): q is base (classes, rows or 1; None for zero) plus, in a row of its own class, hit."""
-        xp, w = self.xp, self.weight
-        if self.soft:
-            base = self.labels[rows].T.astype(self.dtype, copy=False)
-            if self.smoothing:
-                base = self.keep * base + self.smoothing / base.shape[0]
-            base = base if w is None else base * w[:, None]
-            return base, None, base.sum(0)
-        valid = ~self.ignored[rows]
-        hit = self.keep * (valid if w is None else valid * w[self.true[rows]]).astype(self.dtype)
-        if not self.smoothing:
-            return None, hit, hit
-        classes = self.logits.shape[1]
-        even = xp.full(classes, self.smoothing / classes, self.dtype)
-        even = even if w is None else even * w
-        return even[:, None], hit, hit + valid * even.sum()
+        def at(start: int) -> None:
+            rows = slice(start, min(start + self.step, n))
+            x, m = self.logits[rows].T, rows.stop - start
+            if direct:
+                work(rows, x, out[rows].T)
+                return
+            try:
+                pool = spare.pop()
+            except IndexError:
+                pool = xp.empty((classes, self.step) if narrow else (self.step, classes), self.dtype)
+            z = pool[:, :m] if narrow else pool[:m].T
+            if narrow:
+                z[...] = x
+            work(rows, z if narrow else x, z)
+            if out is not None:
+                out[rows] = z.T
+            spare.append(pool)
+
+        with np.errstate(all="ignore"):
+            share(at, range(0, n, self.step), self.logits.size if xp is np else 0)
+
+    def targets(self, rows: slice) -> Any:
+        """Target weights (classes, rows or 1), None for zero; in a row with a class of its own `hit` is added there."""
+        if self.labels.ndim == 1:
+            return self.base
+        base = self.labels[rows].T.astype(self.dtype, copy=False)
+        if self.smoothing:
+            base = self.keep * base + self.smoothing / base.shape[0]
+        base = base if self.weight is None else base * self.weight[:, None]
+        self.total[rows] = base.sum(0)
+        return base
+
+    def mine(self, rows: slice) -> Any:
+        """Where in (classes, rows) the rows' own classes are."""
+        return self.true[rows], self.places[: rows.stop - rows.start]
+
+    def lower(self, rows: slice, x: Any, z: Any) -> Any:
+        """z = x - top, at most 0, so that no term cancels another; the row's largest logit, even if it is infinite."""
+        xp, top = self.xp, x.max(0).astype(self.dtype, copy=False)
+        self.top[rows] = least = xp.where(xp.isfinite(top), top, 0)
+        xp.subtract(x, least, out=z)
+        return top
+
+    def costs(self, rows: slice, x: Any, z: Any) -> tuple[Any, Any]:
+        """What the losses are made of. z = exp(x - top); gives what `slopes` takes."""
+        xp, base = self.xp, self.targets(rows)
+        if self.hit is not None:
+            self.own[rows] = x[self.mine(rows)]
+        top = self.lower(rows, x, z)
+        if base is not None:
+            self.cost[rows] = -dot(xp, base, z)
+        self.log[rows] = xp.log(xp.exp(z, out=z).sum(0).astype("float64"))
+        self.lse[rows] = self.log[rows] + self.top[rows]
+        return base, top
+
+    def losses(self) -> Any:
+        """One a row."""
+        xp, hit = self.xp, self.hit
+        with np.errstate(all="ignore"):
+            cost = self.cost + self.total * self.log
+            if hit is not None:
+                below = hit * xp.subtract(self.top, self.own, dtype="float64")
+                cost = xp.where(self.ignored, 0, cost + xp.where(hit == 0, 0, below))
+            return cost.astype(self.logits.dtype)
+
+    def slopes(self, rows: slice, z: Any, g: Any, base: Any, top: Any) -> None:
+        """From exp(x - top) in z to g times the gradient."""
+        xp, g = self.xp, g[rows]
+        scale = g * self.total[rows] * xp.exp(top - self.lse[rows])
+        xp.multiply(z, scale.astype(self.dtype), out=z)
+        if base is not None:
+            xp.subtract(z, g * base, out=z)
+        if self.hit is not None:
+            z[self.mine(rows)] -= g * self.hit[rows]
+            if self.some_ignored:
+                z[:, self.ignored[rows]] = 0
 
 
 def dot(xp: Any, q: Any, z: Any) -> Any:
@@ -100,24 +168,9 @@ def dot(xp: Any, q: Any, z: Any) -> Any:
 
 def _xent(xp: Any, logits: Any, labels: Any, weight: Any, ignore_index: int, smoothing: float) -> tuple[Any, Any]:
     """Per-row losses and the float64 log-sum-exp of each row."""
-    n, r = logits.shape[0], Rows(xp, logits, labels, weight, ignore_index, smoothing)
-    loss, lse = xp.empty(n, logits.dtype), xp.empty(n, "float64")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for rows, x, z in r.blocks():
-            base, hit, total = r.target(rows)
-            top = x.max(0)
-            top = xp.where(xp.isfinite(top), top, 0)
-            if hit is not None:
-                below = top.astype("float64") - xp.take_along_axis(logits[rows], r.true[rows][:, None], 1)[:, 0]
-            xp.subtract(x, top, out=z)  # at most 0, so that no term below cancels another
-            cost = 0 if base is None else -dot(xp, base, z)
-            log = xp.log(xp.exp(z, out=z).sum(0).astype("float64"))
-            lse[rows] = log + top
-            cost = cost + total * log
-            if hit is not None:
-                cost = xp.where(r.ignored[rows], 0, cost + xp.where(hit == 0, 0, hit * below))
-            loss[rows] = cost
-    return loss, lse
+    r = Rows(xp, logits, labels, weight, ignore_index, smoothing)
+    r.each(r.costs)
+    return r.losses(), r.lse
 
 
 def _xent_bwd(
@@ -125,24 +178,28 @@ def _xent_bwd(
     reuse: bool = False, into: Any = None,
 ) -> Any:  # fmt: skip
     """Gradient in the logits, written over them with `reuse`."""
-    r = Rows(xp, logits, labels, weight, ignore_index, smoothing)
+    into = logits if reuse else into
     if lse is None:
-        lse = _xent(xp, logits, labels, weight, ignore_index, smoothing)[1]
-    grad = logits if reuse else xp.empty_like(logits) if into is None else into
-    near = lse.astype(r.dtype)
-    with np.errstate(invalid="ignore"):
-        rest = xp.exp(near - lse)  # what rounding took from a float64 log-sum-exp, as a factor
-        for rows, x, z in r.blocks(grad):
-            base, hit, total = r.target(rows)
-            g = t[rows].astype(r.dtype, copy=False)
-            xp.exp(xp.subtract(x, near[rows], out=z), out=z)
-            xp.multiply(z, (g * total * rest[rows]).astype(r.dtype), out=z)
-            if base is not None:
-                xp.subtract(z, g * base, out=z)
-            if hit is not None:
-                z[r.true[rows], xp.arange(z.shape[1])] -= g * hit
-                z[:, r.ignored[rows]] = 0
+        return both(xp, t, logits, labels, weight, ignore_index, smoothing, into)[2]
+    r = Rows(xp, logits, labels, weight, ignore_index, smoothing)
+    g, r.lse, grad = t.astype(r.dtype, copy=False), lse, xp.empty_like(logits) if into is None else into
+
+    def work(rows: slice, x: Any, z: Any) -> None:
+        base, top = r.targets(rows), r.lower(rows, x, z)
+        r.slopes(rows, xp.exp(z, out=z), g, base, top)
+
+    r.each(work, grad)
     return grad
+
+
+def both(
+    xp: Any, t: Any, logits: Any, labels: Any, weight: Any, ignore_index: int, smoothing: float, into: Any = None
+) -> tuple[Any, Any, Any]:
+    """(losses, log-sum-exp, gradient), with the bits of forward and backward; the exponentials are taken once."""
+    r = Rows(xp, logits, labels, weight, ignore_index, smoothing)
+    g, grad = t.astype(r.dtype, copy=False), xp.empty_like(logits) if into is None else into
+    r.each(lambda rows, x, z: r.slopes(rows, z, g, *r.costs(rows, x, z)), grad)
+    return r.losses(), r.lse, grad
 
 
 def _targets(xp: Any, labels: Any, classes: int, ignore_index: int, smoothing: float, dtype: Any) -> Any:

@@ -37,7 +37,7 @@ def standardize(xp: Any, x: Any, axis: Axes, eps: float, centred: bool) -> tuple
     """(xhat, mean or None, variance, rstd) in the type of sums; statistics keep the reduced axes with length 1."""
     v = wide(x)
     mean = v.mean(axis, keepdims=True) if centred else None
-    y = v - mean if centred else v.copy()
+    y = v - mean if centred else v.copy("K")
     var = xp.square(y).mean(axis, keepdims=True)
     rstd = 1 / xp.sqrt(var + eps)
     y *= rstd
@@ -96,17 +96,20 @@ def _layer_norm_bwd(
     else:
         xhat = (v - mean if centred else v) * rstd
     dw = db = xp.zeros(0, x.dtype)
-    if weight is None:
-        u = t.copy()
-    else:
-        over = folds(x.shape, weight.shape)
-        dw, db = (g.sum(over).reshape(weight.shape).astype(weight.dtype, copy=False) for g in (t * xhat, t))
+    over = axis if weight is None else folds(x.shape, weight.shape)
+    along, u, scale = t * xhat, t, rstd
+    if weight is not None:
+        dw, db = (g.sum(over).reshape(weight.shape).astype(weight.dtype, copy=False) for g in (along, t))
+    if over != axis:
         u = t * weight
-    xhat *= (u * xhat).mean(axis, keepdims=True)
+        along = xp.multiply(u, xhat, out=along)
+    elif weight is not None:  # one for all elements that are set against each other
+        scale = rstd * weight
+    xhat *= along.mean(axis, keepdims=True)
     if centred:
         xhat += u.mean(axis, keepdims=True)
-    u -= xhat
-    u *= rstd
+    u = xp.subtract(u, xhat, out=xhat)
+    u *= scale
     if more is not None:
         u += more
     return u.astype(x.dtype, copy=False), dw, db

@@ -20,8 +20,9 @@ from gpugrad.define import multilinear, nondiff, update
 from gpugrad.dtypes import get_default_dtype, is_float
 from gpugrad.errors import DomainError, DTypeError, describe, fail
 from gpugrad.launch import random as launch
+from gpugrad.ops._axes import whole
 from gpugrad.ops.creation import get_default_device
-from gpugrad.ops.shape import operand, sizes
+from gpugrad.ops.shape import lengths, operand
 from gpugrad.state import Draws
 from gpugrad.tensor import Tensor
 
@@ -159,7 +160,7 @@ class Generator:
     """
 
     def __init__(self, seed: int = 0, device: str | None = None) -> None:
-        self.key: Key = (operator.index(seed) % WORD, ROOT)
+        self.key: Key = (whole(seed, "Generator", "seed") % WORD, ROOT)
         place = device or get_default_device()
         self._counter = Tensor(backends.get(place).asarray(np.zeros(1, "uint64"), device=place))
         self.device = self._counter.device
@@ -185,7 +186,9 @@ class Generator:
 
     def uniform(self, shape: Any = (), low: float = 0.0, high: float = 1.0, dtype: Any = None) -> Tensor:
         """Uniform in [low, high): multiples of 2^-24 (float32), 2^-53 (float64) or 2^-11 (float16), scaled."""
-        shape, dtype = sizes(shape, (), "uniform"), floating(dtype, "uniform")
+        shape, dtype = lengths(shape, "uniform"), floating(dtype, "uniform")
+        if not low <= high:
+            raise fail(DomainError, "uniform", f"[{low}, {high}) is empty")
         at = self.take(math.prod(shape))
         return _uniform(at, key=self.key, shape=shape, low=float(low), high=float(high), dtype=dtype)  # type: ignore[no-any-return]
 
@@ -194,7 +197,9 @@ class Generator:
 
         Waits for the device whose counter it reads: for initial values, not for a captured step.
         """
-        shape, dtype = sizes(shape, (), "normal"), floating(dtype, "normal")
+        shape, dtype = lengths(shape, "normal"), floating(dtype, "normal")
+        if not std >= 0:
+            raise fail(DomainError, "normal", f"std is {std}, expected at least 0")
         block = int(self.take(4).data.item())
         wide = dtype if dtype.itemsize > 2 else np.dtype("float32")
         z = np.random.Generator(bits(self.key, 0, 0, block, 1)).standard_normal(shape, dtype=wide)
@@ -207,21 +212,22 @@ class Generator:
         Raises DomainError for an empty interval.
         """
         first, last = (0, low) if high is None else (low, high)
+        first, last = whole(first, "integers", "low"), whole(last, "integers", "high")
         if first >= last:
             raise fail(DomainError, "integers", f"[{first}, {last}) is empty")
-        shape = sizes(shape, (), "integers")
+        shape = lengths(shape, "integers")
         at = self.take(math.prod(shape))
-        return _integers(at, key=self.key, shape=shape, low=int(first), high=int(last))  # type: ignore[no-any-return]
+        return _integers(at, key=self.key, shape=shape, low=first, high=last)  # type: ignore[no-any-return]
 
     def bernoulli(self, p: float, shape: Any = ()) -> Tensor:
         """Booleans that are true with probability p. Raises DomainError for p outside [0, 1]."""
-        p, shape = probability(p, "bernoulli"), sizes(shape, (), "bernoulli")
+        p, shape = probability(p, "bernoulli"), lengths(shape, "bernoulli")
         at = self.take(-(-math.prod(shape) // 2))
         return _bernoulli(at, key=self.key, shape=shape, p=p)  # type: ignore[no-any-return]
 
     def permutation(self, n: int) -> Tensor:
         """The integers 0 to n-1 in random order, int64: the ranks of n words."""
-        return _permutation(self.take(n), key=self.key, n=operator.index(n))  # type: ignore[no-any-return]
+        return _permutation(self.take(whole(n, "permutation", "n")), key=self.key, n=operator.index(n))  # type: ignore[no-any-return]
 
     def fold_in(self, data: int) -> Generator:
         """A generator of an independent stream, the same for the same data; this one is not advanced."""

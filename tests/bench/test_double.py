@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugrad.bench import gate, peers, workloads
+from gpugrad.bench import gate, peers, report, workloads
 from gpugrad.bench.worker import Worker, answer
 from gpugrad.testing.emulator import compiler
 from tests.bench.test_gate import reference
@@ -37,4 +37,16 @@ def test_times_are_those_of_events_and_the_pool_is_reported(double):  # noqa: F8
     assert answer(made, "warm", seconds=0.001)["state"] == "ok"
     found = answer(made, "round", seconds=0.001)
     assert 0 < found["device"] <= found["wall"]
-    assert answer(made, "finish")["device_bytes"] > 0
+    found = answer(made, "finish")
+    assert found["device_bytes"] > 0
+    assert found["products"] == []
+
+
+@pytest.mark.parametrize("column", ["gpugrad", "gpugrad-replay", "gpugrad-compiled"])
+def test_products_say_what_they_were_computed_in(double, column):  # noqa: F811
+    made = worker("mlp-sgd:4", column)
+    found = answer(made, "first", steps=gate.steps(made.workload))
+    assert gate.difference(workloads.find("mlp-sgd:4"), reference("mlp-sgd:4"), found["digests"]) == ""
+    assert answer(made, "finish")["products"] == ["float32 in 32F"]
+    rows = {column: {"state": "ok", "products": ["float32 in 32F"]}, "torch": {"state": "ok"}}
+    assert report.computed({"workloads": [{"rows": rows}]}) == f"- Products of {column}: float32 in 32F."

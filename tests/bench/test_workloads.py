@@ -48,7 +48,7 @@ def test_columns_are_chosen_by_framework_or_by_name():
     assert select(["torch"], "quick", "cpu") == [*ours, "torch"]
     assert select(["torch"], "full", "cpu") == [*ours, "torch", "torch.compile"]
     assert select(["torch.compile"], "quick", "cpu") == [*ours, "torch.compile"]
-    assert select(["torch", "numpy"], "quick", "cuda") == ["gpugrad", "gpugrad-replay", "torch", "torch-graph"]
+    assert select(["torch", "numpy"], "quick", "cuda") == [*ours, "torch", "torch-graph"]
     with pytest.raises(DomainError, match="nothing to compare with is called 'tensorflow'"):
         select(["tensorflow"], "quick", "cpu")
 

@@ -38,7 +38,9 @@ SURVIVORS = {
     "attention_bwd.cu: for (int start = 0; start <= end; start += KEYS) {": TILE,
     "attention_bwd.cu: for (int start = z.causal ? first / QUERIES * QUERIES : 0; start <= z.queries; start += QUERIES) {": TILE,  # noqa: E501
     "attention.cuh: for (int c = 0; c <= D / 8; c++) {": "columns from D on are past the width, which is asked next",
-    "chain.cuh: for (long long first = team.rank * SPAN; first <= n; first += team.size * SPAN) {": "no element is below n",  # noqa: E501
+    "chain.cuh: for (int o = 0; o <= OUTS; o++) packets = packets && aligned(out[o].at);": "it may cost the packets",
+    "chain.cuh: for (long long first = begin / SPAN * SPAN + team.rank * SPAN; first <= end; first += team.size * SPAN) {": "no element is before end",  # noqa: E501
+    "chain.cuh: if (packets && first > begin && first + SPAN <= end) {": "it costs a packet, not its values",
     "common.cuh: if (letter->site == 0 || (letter->site == site && row <= letter->row)) {": "the same row again",
     "index.cu: for (int k = 0; k <= N; k++)": "element N is past the step, which is asked next",
     "normalize.cuh: for (int e = 0; e <= S; e++)": PAST,

@@ -31,6 +31,7 @@ from .report import MEASURED, ROOT, entries, family
 from .samples import collect
 
 DOCS, OPS = ROOT / "docs" / "ops", ROOT / "gpugrad" / "ops"
+OTHER = {"gather"}  # a public function of that name means something else
 LONG = 60  # lines of source, beyond which a page names the function only
 SAMPLES = collect()
 KINDS = {
@@ -152,8 +153,9 @@ def kernel_header(kernel: Kernel) -> str:
 def public() -> dict[str, tuple[str, Callable[..., Any]]]:
     """The public function of each op, by name: where it stands and the function."""
     found = {}
-    places = [("gpugrad", gg), ("gpugrad.linalg", gg.linalg), ("gpugrad.fft", gg.fft), ("gpugrad.random", gg.random)]
-    for place, module in reversed([*places, ("gpugrad.nn.functional", gpugrad.nn.functional)]):
+    places = [("gpugrad", gg), ("gpugrad.linalg", gg.linalg), ("gpugrad.fft", gg.fft), ("gpugrad.random", gg.random),
+              ("gpugrad.special", gg.special), ("gpugrad.nn.functional", gpugrad.nn.functional)]  # fmt: skip
+    for place, module in reversed(places):
         found |= {n: (f"{place}.{n}", f) for n, f in vars(module).items() if inspect.isfunction(f) and n[0] != "_"}
     return found
 
@@ -171,7 +173,7 @@ def first_sentence(text: str | None) -> str:
 
 def documentation(op: Op) -> tuple[str, str]:
     """(signature, sentence): those of the public function, else of the op, else of its forward function."""
-    if op.name in public():
+    if op.name in public() and op.name not in OTHER:
         path, function = public()[op.name]
         own = getattr(function, "op", None) is op
         shown = "(" + ", ".join("xyz"[: len(op.vjps)]) + ")" if own else str(inspect.signature(function))

@@ -37,6 +37,8 @@ CASES = [
     ((3, 4, 7, 7), (8, 1, 3, 3), (1, 2), (1, 1), (1, 2), 4),
     ((2, 3, 4, 4), (5, 3, 1, 1), (1, 1), (0, 0), (1, 1), 1),
     ((2, 2, 3, 5), (3, 2, 3, 5), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 4, 6, 7), (4, 2, 3, 3), (1, 1), (2, 1), (2, 1), 2),
+    ((2, 3, 5, 5), (3, 3, 2, 2), (1, 1), (2, 2), (1, 1), 1),
 ]
 
 
@@ -60,6 +62,20 @@ def test_conv2d_matches_its_definition(monkeypatch, xs, ws, stride, padding, dil
     assert to_w.shape == ws
     assert abs((to_x * x).sum() - whole) < 1e-10
     assert abs((to_w * w).sum() - whole) < 1e-10
+    assert to_x.transpose(1, 2, 3, 0).flags.c_contiguous
+
+
+def test_slopes_of_images_by_either_way():
+    """Of many pixels they are a convolution with the kernel turned round, of few a sum over the taps."""
+    w = RNG.normal(size=(8, 2, 3, 3))
+    a = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 2}
+    t = RNG.normal(size=(3, 8, 6, 5))
+    halves = [
+        TABLE["conv2d_input"].impls[np.ndarray](t[:, k], w[k], shape=(6, 5), **a)
+        for k in (np.r_[0:2, 4:6], np.r_[2:4, 6:8])  # o h w = 4 30 < 2 c 30: turned round; both at once: 8 30 is not
+    ]
+    whole = TABLE["conv2d_input"].impls[np.ndarray](t, w, shape=(6, 5), **a)
+    np.testing.assert_allclose(whole, halves[0] + halves[1], atol=1e-12)
 
 
 def test_conv2d_accepts_integers_for_pairs_and_keeps_float32_and_float16():
@@ -115,6 +131,21 @@ def test_conv_transpose2d_is_the_adjoint_and_has_the_documented_size():
     y = RNG.normal(size=out.shape)
     forward = conv.conv2d(y, w, stride=2, padding=1)
     assert abs((forward.numpy() * x).sum() - (out.numpy() * y).sum()) < 1e-10
+
+
+@pytest.mark.parametrize("stride, dilation, extra", [(1, 2, 1), (1, 3, 2), (2, 3, 2), (2, 1, 1), (1, 1, 0)])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_output_padding_up_to_stride_or_dilation(stride, dilation, extra, padding):
+    """By the definition: every pixel spreads its kernel; what lies beyond the last one is 0. And its gradients."""
+    x, w = RNG.normal(size=(1, 2, 6, 5)), RNG.normal(size=(2, 3, 2, 2))
+    a = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
+    whole = np.zeros((1, 3, *(stride * (n - 1) + dilation + 1 + extra for n in (6, 5))))
+    for i, j, k, m in np.ndindex(6, 5, 2, 2):
+        whole[:, :, i * stride + k * dilation, j * stride + m * dilation] += x[:, :, i, j] @ w[:, :, k, m]
+    # the padding is cut off at both ends, of what there was before output_padding was added
+    want = whole[:, :, padding : whole.shape[2] - padding, padding : whole.shape[3] - padding]
+    np.testing.assert_allclose(conv.conv_transpose2d(x, w, **a).numpy(), want, rtol=1e-12, atol=1e-12)
+    assert gg.gradcheck(lambda x, w: conv.conv_transpose2d(x, w, **a), [gg.tensor(x), gg.tensor(w)])
 
 
 def test_third_derivative_of_convolution():

@@ -83,6 +83,20 @@ def test_einsum_gradients_to_second_order(text, shapes):
     assert gg.gradgradcheck(lambda *t: gg.einsum(text, *t), xs)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize(
+    "columns, rows",
+    [((3, 4, 1), (3, 1, 5)), ((4, 1), (3, 1, 5)), ((2, 1, 4, 1), (3, 1, 5)), ((0, 4, 1), (0, 1, 5)),
+     ((3, 0, 1), (3, 1, 5)), ((300, 40, 1), (300, 1, 50))],
+)  # fmt: skip
+def test_stacks_of_outer_products(dtype, columns, rows):
+    rng = np.random.default_rng(0)
+    x, y = ((3 * rng.normal(size=shape)).astype(dtype) for shape in (columns, rows))
+    got, want = gg.matmul(gg.asarray(x), gg.asarray(y)).numpy(), np.matmul(x, y)
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)
+
+
 def test_einsum_of_a_product_is_one_matmul():
     x = gg.tensor(rng.normal(size=(2, 3, 4)), requires_grad=True)
     y = gg.einsum("bij,bjk->bik", x, gg.ones((2, 4, 5), dtype=gg.float64))

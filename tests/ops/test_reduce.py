@@ -26,17 +26,63 @@ def distinct(*shape):
 
 
 @pytest.mark.parametrize("axis", AXES, ids=str)
-@pytest.mark.parametrize("name", ["sum", "mean", "var", "std", "prod", "max", "min"])
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "std", "prod", "max", "min", "norm", "logsumexp"])
 def test_every_axis_combination_of_a_4d_tensor(name, axis):
     x = distinct(2, 3, 1, 2) + (3.0 if name == "prod" else 0.0)
+    numpys = {
+        "norm": np.linalg.vector_norm,
+        "logsumexp": lambda x, **along: np.log(np.sum(np.exp(x), **along)),
+    }.get(name) or getattr(np, name)
     if name == "std" and axis in (-2, 2, (), (2,)):
         return  # one element: the deviation is constantly 0, which no difference quotient is asked to resolve
     for keepdims in (False, True):
-        f, want = getattr(gg, name), getattr(np, name)(x, axis=axis, keepdims=keepdims)
+        f, want = getattr(gg, name), numpys(x, axis=axis, keepdims=keepdims)
         got = f(gg.Tensor(x), axis, keepdims=keepdims)
         assert got.shape == np.shape(want)
         np.testing.assert_allclose(got.data, want, rtol=1e-13, atol=1e-13)
         assert gradcheck(lambda v, f=f, keepdims=keepdims: f(v, axis, keepdims=keepdims), [gg.Tensor(x)])
+
+
+@pytest.mark.parametrize("correction", [1, 2])
+@pytest.mark.parametrize("axis", [None, 0, -1, (1, 3), (0, 1, 2, 3)], ids=str)
+def test_variance_with_fewer_degrees_of_freedom(axis, correction):
+    x = distinct(3, 4, 1, 3)
+    for name in ("var", "std"):
+        f = getattr(gg, name)
+        want = getattr(np, name)(x, axis=axis, ddof=correction)
+        np.testing.assert_allclose(f(gg.Tensor(x), axis, correction=correction).data, want, rtol=1e-13)
+        assert gradcheck(lambda v, f=f: f(v, axis, correction=correction), [gg.Tensor(x)])
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize("name", ["max", "min", "amax"])
+def test_ties_share_evenly_over_every_axis(name, axis):
+    """Three values in twelve places; by the definition: the cotangent over the number of equal extremes."""
+    x = np.random.default_rng(3).integers(0, 3, (2, 3, 1, 2)).astype("float64")
+    f = (lambda v, *a, **k: gg.norm(v, *a, ord=math.inf, **k)) if name == "amax" else getattr(gg, name)
+    whole = (np.max if name != "min" else np.min)(x, axis=axis, keepdims=True)
+    chosen = x == whole
+    t = np.random.default_rng(4).normal(size=whole.shape)
+    want = t * chosen / chosen.sum(axis=axis, keepdims=True)
+    v = leaf(x)
+    f(v, axis, keepdims=True).backward(gg.Tensor(t))
+    np.testing.assert_allclose(v.grad.data, want * (x > 0) if name == "amax" else want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize("name", ["max", "min", "argmax", "argmin"])
+def test_empty_axes_are_refused_wherever_they_are(name, axis):
+    """Of shape (2, 0, 1, 2): refused where axis 1 is reduced, empty results elsewhere."""
+    x = gg.Tensor(np.zeros((2, 0, 1, 2)))
+    axes = normalize_axis(axis, 4, name)
+    if name.startswith("arg") and (axis is not None and len(axes) != 1):
+        return
+    along = axes[0] if name.startswith("arg") and axis is not None else axis
+    if 1 in axes:
+        with pytest.raises(gg.errors.ShapeError, match=rf"\[{name}\] .*an empty axis has no {name}"):
+            getattr(gg, name)(x, along)
+    else:
+        assert getattr(gg, name)(x, along).size == 0
 
 
 @pytest.mark.parametrize("axis", AXES, ids=str)

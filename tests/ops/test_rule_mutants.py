@@ -36,6 +36,8 @@ NOOP = "a reshape or slice that leaves all as it is"
 REAL = "the identity for real numbers on one device"
 STEP = "shift takes 0 for -1"
 EMPTY = "an array without elements"
+EITHER = "both formulas hold there"
+TINY = "a term below the rounding"
 EQUIVALENT: dict[str, str] = {
     "absorbed: g -> out": "they differ where g is NaN alone",
     "absorbed: g -> out [2]": "they differ where g is NaN alone",
@@ -52,17 +54,27 @@ EQUIVALENT: dict[str, str] = {
     "bias_act_bwd: False -> True": HEAVY,
     "bias_act_out: out -> _x [2]": LIKE,
     "conj: F.conj(t) -> t": REAL,
+    "conv.cropped: x if tuple(x.shape) == tup...in shape])) -> F.getitem(x, index=tuple([...in shape]))": NOOP,
     "cumulative_prod: 1 -> 0 [4]": STEP,
+    "erfcx: 0.0 -> 1": TINY,
+    "erfcx: 11 -> 12": TINY,
+    "erfcx: 16 -> 17": EITHER,
+    "erfcx: 16.0 -> 17.0": "not used there",
+    "erfcx: F.where(far, x, 16.0) -> x": ABSORBED,
+    "erfcx: x > 16 -> x >= 16": EITHER,
     "group_norm: statistics -> _out": AGAIN,
     "group_norm_bwd: 0 -> 1": EMPTY,
     "group_norm_bwd: False -> True": NOOP,
     "group_norm_bwd: none -> -none": EMPTY,
     "group_norm_bwd: none -> -none [2]": EMPTY,
+    "i1e: 1.0 -> 0": ABSORBED,
+    "i1e: F.where(zero, 1.0, x) -> x": ABSORBED,
+    "i1e: x -> out": "they are 0 together",
+    "i1e: x -> out [4]": "of the same sign",
     "index.spread: 1 -> 0": NOOP,
     "index.spread: out if count == 1 else F.r...e, *after)) -> F.reshape(out, shape=(*nam...e, *after))": NOOP,
     "layer_norm: statistics -> _out": AGAIN,
     "layer_norm_bwd: 0 -> 1": EMPTY,
-    "layer_norm_bwd: F.reshape(F.sum(g, axis=ov...ight.shape) -> F.sum(g, axis=over, keepdims=False)": NOOP,
     "layer_norm_bwd: False -> True": NOOP,
     "layer_norm_bwd: none -> -none": EMPTY,
     "layer_norm_bwd: none -> -none [2]": EMPTY,
@@ -91,7 +103,6 @@ EQUIVALENT: dict[str, str] = {
     "sinc: 3991680 -> 3991681": "lost in rounding",
     "sinc: F.abs(z) < 0.3 -> F.abs(z) <= 0.3": "both formulas hold there",
     "slogdet: 0 -> 1": LIKE,
-    "softmax_xent_bwd forward: g * total * rest[rows] -> g * total": "1 but for what rounding took in float32",
     "to_device: F.to_device(t, device=sour...rce=device) -> t": REAL,
 }
 

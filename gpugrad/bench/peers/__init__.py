@@ -65,6 +65,10 @@ class Peer:
         """Kernels that one step launches, where that can be counted."""
         return None
 
+    def products(self) -> list[str] | None:
+        """What matrix products were computed in, by type, where the framework can tell."""
+        return None
+
     def profile(self, step: Step) -> list[dict[str, Any]] | None:
         """Where a step's time goes, slowest first, where the framework can tell."""
         return None
@@ -202,7 +206,7 @@ NUMPY, COMPILER, CPU = {"GPUGRAD_CPU_JIT": "0"}, {"GPUGRAD_CPU_JIT": "1"}, ("cpu
 PEERS: dict[str, Entry] = {
     "gpugrad": Entry(f"{HERE}.ours:Eager", "gpugrad", "gpugrad", NUMPY),
     "gpugrad-replay": Entry(f"{HERE}.ours:Replay", "gpugrad", "gpugrad", NUMPY),
-    "gpugrad-compiled": Entry(f"{HERE}.ours:Compiled", "gpugrad", "gpugrad", COMPILER, CPU),
+    "gpugrad-compiled": Entry(f"{HERE}.ours:Compiled", "gpugrad", "gpugrad", COMPILER),
     "numpy": Entry(f"{HERE}.by_hand:ByHand", "numpy", "numpy", devices=CPU),
     "torch": Entry(f"{HERE}.on_torch:Torch", "torch", "torch"),
     "torch-graph": Entry(f"{HERE}.on_torch:Graph", "torch", "torch", devices=("cuda",)),

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gpugrad.bench.peers import BATCH, Arrays, Peer, Step, Unable
+from gpugrad.bench.peers import BATCH, Arrays, Step, Unable
+from gpugrad.bench.peers.functional import Functional
 from gpugrad.bench.workloads import Workload
 
 
-class Torch(Peer):
+class Torch(Functional):
     """Op by op, with the default optimisers; true float32."""
+
+    F = F
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         super().__init__(device, dtype, threads)
@@ -152,72 +155,6 @@ class Torch(Peer):
             on_device = self.device_seconds(work)
             seen.append(time.perf_counter() - start if on_device is None else on_device)
         return min(seen[1:])
-
-    # --- the dialect ----------------------------------------------------------------------------------------------
-
-    def sum(self, x: Any) -> Any:
-        """Of all."""
-        return x.sum()
-
-    def mean(self, x: Any) -> Any:
-        """Of all."""
-        return x.mean()
-
-    def spatial_mean(self, x: Any) -> Any:
-        """Of the pixels."""
-        return x.mean((2, 3))
-
-    def relu(self, x: Any) -> Any:
-        """torch's."""
-        return F.relu(x)
-
-    def gelu(self, x: Any) -> Any:
-        """torch's."""
-        return F.gelu(x, approximate="tanh")
-
-    def matmul(self, x: Any, y: Any) -> Any:
-        """torch's."""
-        return x @ y
-
-    def linear(self, x: Any, w: Any, b: Any) -> Any:
-        """torch's."""
-        return F.linear(x, w, b)
-
-    def reshape(self, x: Any, shape: tuple[int, ...]) -> Any:
-        """A view if possible."""
-        return x.reshape(shape)
-
-    def transpose(self, x: Any, axes: tuple[int, ...]) -> Any:
-        """A view."""
-        return x.permute(axes)
-
-    def embedding(self, ids: Any, table: Any) -> Any:
-        """torch's."""
-        return F.embedding(ids, table)
-
-    def cross_entropy(self, logits: Any, labels: Any) -> Any:
-        """torch's."""
-        return F.cross_entropy(logits, labels)
-
-    def layer_norm(self, x: Any, w: Any, b: Any) -> Any:
-        """torch's."""
-        return F.layer_norm(x, w.shape, w, b)
-
-    def batch_norm(self, x: Any, w: Any, b: Any) -> Any:
-        """torch's."""
-        return F.batch_norm(x, None, None, w, b, training=True)
-
-    def attention(self, q: Any, k: Any, v: Any) -> Any:
-        """torch's."""
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    def conv(self, x: Any, w: Any, b: Any, padding: int) -> Any:
-        """torch's."""
-        return F.conv2d(x, w, b, padding=padding)
-
-    def max_pool(self, x: Any) -> Any:
-        """torch's."""
-        return F.max_pool2d(x, 2)
 
 
 class Compiled(Torch):

@@ -7,15 +7,16 @@ from typing import Any
 
 import gpugrad as gg
 from gpugrad import backends
-from gpugrad.bench.peers import BATCH, Arrays, Peer, Step, Unable
+from gpugrad.bench.peers import BATCH, Arrays, Step, Unable
+from gpugrad.bench.peers.functional import Functional
 from gpugrad.bench.workloads import Workload
 from gpugrad.nn import functional as F
 
 
-class Eager(Peer):
+class Eager(Functional):
     """Op by op."""
 
-    xp = gg
+    F = F
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         super().__init__(device, dtype, threads)
@@ -114,6 +115,10 @@ class Eager(Peer):
         step()
         return int(backend.launches - before)
 
+    def products(self) -> list[str] | None:
+        """Types and cuBLASLt's compute types, of all products of this process."""
+        return None if self.device == "cpu" else backends.get(self.device).gemm.computed()  # type: ignore[attr-defined]
+
     def profile(self, step: Step) -> list[dict[str, Any]] | None:
         """The ops of an eager step."""
         with gg.profile(self.device) as found:
@@ -136,52 +141,6 @@ class Eager(Peer):
         """Seconds of the best of ten, by events."""
         work()
         return min(self.device_seconds(work) or 1e9 for _ in range(10))
-
-    # --- the dialect ----------------------------------------------------------------------------------------------
-
-    def relu(self, x: Any) -> Any:
-        """Fused."""
-        return gg.relu(x)
-
-    def gelu(self, x: Any) -> Any:
-        """Fused."""
-        return gg.gelu(x, approximate="tanh")
-
-    def linear(self, x: Any, w: Any, b: Any) -> Any:
-        """Fused."""
-        return F.linear(x, w, b)
-
-    def transpose(self, x: Any, axes: tuple[int, ...]) -> Any:
-        """A view."""
-        return gg.permute_dims(x, axes)
-
-    def embedding(self, ids: Any, table: Any) -> Any:
-        """Rows."""
-        return F.embedding(ids, table)
-
-    def cross_entropy(self, logits: Any, labels: Any) -> Any:
-        """Fused."""
-        return F.cross_entropy(logits, labels)
-
-    def layer_norm(self, x: Any, w: Any, b: Any) -> Any:
-        """Fused."""
-        return F.layer_norm(x, w.shape, w, b)
-
-    def batch_norm(self, x: Any, w: Any, b: Any) -> Any:
-        """Fused."""
-        return F.batch_norm(x, None, None, w, b, training=True)
-
-    def attention(self, q: Any, k: Any, v: Any) -> Any:
-        """Fused."""
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    def conv(self, x: Any, w: Any, b: Any, padding: int) -> Any:
-        """Fused."""
-        return F.conv2d(x, w, b, padding=padding)
-
-    def max_pool(self, x: Any) -> Any:
-        """Fused."""
-        return F.max_pool2d(x, 2)
 
 
 class Replay(Eager):
@@ -210,14 +169,14 @@ class Replay(Eager):
 
 
 class Compiled(Replay):
-    """Replayed, on the CPU by loops that the C++ compiler at hand makes of the kernels' functors."""
+    """Replayed, on the CPU by loops that the C++ compiler makes of the kernels' functors, on a GPU by fused kernels."""
 
     compiled = True
 
     def prepared(self, workload: Workload, step: Step) -> Step:
-        """Needs a compiler."""
+        """On the CPU it needs a compiler."""
         from gpugrad import compiler
 
-        if not compiler.enabled():
+        if self.device == "cpu" and not compiler.enabled():
             raise Unable("no C++ compiler was found")
         return super().prepared(workload, step)
