@@ -59,7 +59,7 @@ def test_tape_knows_no_op_no_backend_no_array_library():
     assert not touches(PACKAGE / "tape.py", "gpugrad.ops", "gpugrad.backends", "numpy", "cupy")
 
 
-STATIC = ("replay", "recorded", "trace", "frozen", "program", "fuse", "epilogues", "execute", "graph")
+STATIC = ("replay", "recorded", "tracing", "frozen", "program", "fuse", "epilogues", "execute", "graph")
 
 
 @pytest.mark.parametrize("module", STATIC)
