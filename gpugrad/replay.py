@@ -21,8 +21,8 @@ def replay(
 
     verify: the first replay also runs eagerly, and compares all that is left behind bit for bit. compiled: elementwise
     runs become one generated kernel each on a GPU, and products take along their bias, activation and its slope; on a
-    CPU with a C++ compiler such runs, row kernels and optimisers are compiled. These keep to the step's values within
-    their published error, which `verify` checks call by call.
+    CPU with a C++ compiler such runs, row kernels and optimisers are compiled. Their bits may differ; `verify` checks
+    each call to 512 units in the last place of its largest result, which is next to nothing in 16-bit types.
     Raises ReplayError, with the line, where a replay would go wrong: a value read on the host, a Python value that
     the step itself changes or that changes at every call, random numbers or arrays of NumPy's, a selection by a mask,
     a result that still has its graph, or a replay that does not match. strict=False: such a step goes on eagerly

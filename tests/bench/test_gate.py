@@ -48,13 +48,15 @@ def test_gpugrad_passes(name):
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("column", ["gpugrad-replay", "gpugrad-compiled"])
 def test_replays_pass(monkeypatch, column, name):
-    """Or say why they do not take part."""
+    """All but a loader and a chain of any length, which say why they do not take part."""
     for variable, value in peers.PEERS[column].environment.items():
         monkeypatch.setenv(variable, value)
     found = first(peers.PEERS[column].spec, name)
     if isinstance(found, dict):
+        assert name in ("deep:50", "loader:300"), found
         assert found["state"] == "n/a"
-        pytest.skip(found["why"])
+        assert found["why"]
+        return
     assert gate.difference(workloads.find(name), reference(name), found) == ""
 
 
