@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpugrad.backends import threads
+from gpugrad.backends import blas, threads
 from gpugrad.define import general, linear, multilinear, nondiff
 from gpugrad.errors import DomainError, GraphError, RangeError, ShapeError, describe, fail, notice
 from gpugrad.launch import linalg as launch
@@ -91,10 +91,12 @@ def _matmul(xp: Any, x: Any, y: Any, into: Any = None) -> Any:
         return _matmul(xp, x.astype(wide), y.astype(wide)).astype(x.dtype)
     if y.ndim == 2 < x.ndim and x.shape[-1] == y.shape[0]:
         rows = None if into is None else into.reshape(-1, y.shape[1])
-        product = xp.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), y, out=rows)
+        product = _matmul(xp, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), y, rows)
         return product.reshape(*x.shape[:-1], y.shape[1]) if into is None else into
     if xp is np and x.ndim > 1 and y.ndim > 2 and x.shape[-1] == y.shape[-2] == 1:
         return _outers(x, y, into)
+    if xp is np and y.ndim and x.size * y.shape[-1] > blas.ALONE:
+        return blas.matmul(x, y, into)
     return xp.matmul(x, y, out=into)
 
 
