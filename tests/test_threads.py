@@ -212,12 +212,25 @@ def steps():
     yield "outer", lambda: (gg.matmul(columns, rows),)
     yield "chain", lambda: chain(x)
     yield "gelu", lambda: gg.vjp(gg.gelu, x)[1](w)
+    for kind in (gg.optim.SGD, gg.optim.Adam, gg.optim.Nadam, gg.optim.RMSprop, gg.optim.Adadelta):
+        yield kind.__name__, lambda kind=kind: updated(kind, x[:3], w)
     labels, wide, long = gg.asarray(rng.integers(0, 10, 30_000)), f32(1200, 300), f32(30_000, 10)
     loss = lambda x: gg.nn.functional.cross_entropy(x, labels[: len(x)])
     joined = gg.replay(lambda x: gg.value_and_grad(loss)(x))
     for logits in (wide, long):
         yield "cross-entropy", lambda logits=logits: gg.value_and_grad(loss)(logits)
         yield "replayed cross-entropy", lambda logits=logits: joined(logits)
+
+
+def updated(kind, small, large):
+    """A small and a large parameter after three steps."""
+    params = [gg.tensor(a.numpy(), requires_grad=True) for a in (small, large)]
+    optimizer = kind(params, lr=0.1, **({"momentum": 0.9} if kind is gg.optim.SGD else {}))
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum((p * p * p).sum() for p in params).backward()
+        optimizer.step()
+    return [p.detach() for p in params]
 
 
 def test_results_have_the_same_bits_with_any_number_of_threads(monkeypatch):

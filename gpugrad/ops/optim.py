@@ -9,11 +9,13 @@ and are updated in float32.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from gpugrad.backends.threads import share
 from gpugrad.define import nondiff, update
 from gpugrad.launch import optim as launch
 
@@ -31,25 +33,31 @@ def working(dtype: Any) -> Any:
     return dtype if dtype.itemsize > 2 else np.dtype("float32")
 
 
-def blocks(
-    xp: Any, scratch: int, params: list[Any], grads: list[Any], *states: list[Any]
-) -> Iterator[tuple[int, Any, Any, list[Any], list[Any]]]:
-    """(index, parameter, gradient, states, scratch arrays) of equal shape and dtype; blocks on the CPU, else whole."""
-    largest = max(p.size for p in params)
+def by_block(
+    xp: Any, move: Callable[..., None], scratch: int, params: list[Any], grads: list[Any], *states: list[Any]
+) -> None:
+    """move(index, parameter, gradient, *scratch arrays, *states) on arrays of equal shape and dtype.
+
+    On the CPU these are blocks, which threads share; else whole parameters.
+    """
+    todo = [x for x in zip(range(len(params)), params, grads, *states) if x[2] is not None]
+    largest, size = max((x[1].size for x in todo), default=0), sum(x[1].size for x in todo)
     limit = min(largest, BLOCK) if xp is np else largest
-    pool: dict[Any, list[Any]] = {}
-    for i, (param, grad, *state) in enumerate(zip(params, grads, *states)):
-        if grad is None:
-            continue
-        dtype = working(param.dtype)
-        if dtype not in pool:
-            pool[dtype] = [xp.empty(limit, dtype) for _ in range(scratch)]
-        for p, g, *s in pieces([param, grad, *state], limit):
-            w, g = (a if a.dtype == dtype else a.astype(dtype) for a in (p, g))
-            fits = p.size <= limit
-            yield i, w, g, s, [t[: p.size].reshape(p.shape) if fits else xp.empty(p.shape, dtype) for t in pool[dtype]]
-            if w is not p:
-                p[...] = w
+    own = threading.local()  # scratch memory of each thread, by dtype
+
+    def run(piece: tuple[int, list[Any]]) -> None:
+        i, (param, grad, *state) = piece
+        dtype, size, shape = working(param.dtype), param.size, param.shape
+        p, g = (a if a.dtype == dtype else a.astype(dtype) for a in (param, grad))
+        pool = own.__dict__.get(dtype.char)
+        if pool is None:
+            pool = own.__dict__[dtype.char] = [xp.empty(limit, dtype) for _ in range(scratch)]
+        move(i, p, g, *(t[:size].reshape(shape) if size <= limit else xp.empty(shape, dtype) for t in pool), *state)
+        if p is not param:
+            param[...] = p
+
+    cut = ((i, piece) for i, *arrays in todo for piece in pieces(arrays, limit))
+    share(run, cut, len(states) * size if xp is np else 0)  # with no state there is too little to do
 
 
 def pieces(arrays: list[Any], limit: int) -> Iterator[list[Any]]:
@@ -106,7 +114,8 @@ def _sgd(
     time = advance(xp, step, grads)
     rate = spread(xp, lr, step, params)
     entering = spread(xp, xp.where(time == 1, 1.0, 1.0 - dampening), step, params) if dampening else None
-    for i, p, g, state, (t, u) in blocks(xp, 2, params, grads, *([velocities] if momentum else [])):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, *state: Any) -> None:
         g = decayed(xp, g, p, weight_decay, t)
         if momentum:
             (v,) = state
@@ -115,17 +124,22 @@ def _sgd(
             g = xp.add(g, xp.multiply(v, momentum, out=u), out=u) if nesterov else v
         xp.subtract(p, xp.multiply(g, rate[p.dtype][i], out=u), out=p)
 
+    by_block(xp, move, 2, params, grads, *([velocities] if momentum else []))
+
 
 def _adagrad(
     xp: Any, params: Any, sums: Any, step: Any, grads: Any, lr: Any, *, lr_decay: float, eps: float, weight_decay: float
 ) -> None:
     time = advance(xp, step, grads)
     rate = spread(xp, lr / (1 + (time - 1) * lr_decay), step, params)
-    for i, p, g, (s,), (t, u) in blocks(xp, 2, params, grads, sums):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, s: Any) -> None:
         g = decayed(xp, g, p, weight_decay, t)
         xp.add(s, xp.multiply(g, g, out=u), out=s)
         xp.add(xp.sqrt(s, out=u), eps, out=u)
         xp.subtract(p, xp.multiply(xp.divide(g, u, out=u), rate[p.dtype][i], out=u), out=p)
+
+    by_block(xp, move, 2, params, grads, sums)
 
 
 def _adadelta(
@@ -134,13 +148,16 @@ def _adadelta(
 ) -> None:  # fmt: skip
     advance(xp, step, grads)
     rate = spread(xp, lr, step, params)
-    for i, p, g, (s, d), (t, u) in blocks(xp, 2, params, grads, squares, deltas):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, s: Any, d: Any) -> None:
         g = decayed(xp, g, p, weight_decay, t)
         mix_square(xp, s, g, rho, u)
         xp.divide(g, xp.sqrt(xp.add(s, eps, out=u), out=u), out=t)
         xp.multiply(t, xp.sqrt(xp.add(d, eps, out=u), out=u), out=t)
         mix_square(xp, d, t, rho, u)
         xp.subtract(p, xp.multiply(t, rate[p.dtype][i], out=t), out=p)
+
+    by_block(xp, move, 2, params, grads, squares, deltas)
 
 
 def _rmsprop(
@@ -150,7 +167,8 @@ def _rmsprop(
     advance(xp, step, grads)
     rate = spread(xp, lr, step, params)
     extra = [s for s in (means, velocities) if s]
-    for i, p, g, (s, *more), (t, u) in blocks(xp, 2, params, grads, squares, *extra):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, s: Any, *more: Any) -> None:
         g = decayed(xp, g, p, weight_decay, t)
         mix_square(xp, s, g, alpha, u)
         if means:
@@ -168,6 +186,8 @@ def _rmsprop(
             xp.multiply(u, rate[p.dtype][i], out=u)
         xp.subtract(p, u, out=p)
 
+    by_block(xp, move, 2, params, grads, squares, *extra)
+
 
 def _adam(
     xp: Any, params: Any, means: Any, squares: Any, peaks: Any, step: Any, grads: Any, lr: Any, *,
@@ -179,7 +199,8 @@ def _adam(
     rate = spread(xp, lr * root / (1 - beta1**time), step, params)
     floor = spread(xp, eps * root, step, params)
     shrink = spread(xp, 1 - lr * weight_decay, step, params) if decoupled and weight_decay else None
-    for i, p, g, (m, v, *peak), (t, u) in blocks(xp, 2, params, grads, means, squares, *([peaks] if peaks else [])):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, m: Any, v: Any, *peak: Any) -> None:
         if shrink:
             xp.multiply(p, shrink[p.dtype][i], out=p)
         else:
@@ -190,6 +211,8 @@ def _adam(
         xp.divide(m, xp.add(u, floor[p.dtype][i], out=u), out=u)
         xp.subtract(p, xp.multiply(u, rate[p.dtype][i], out=u), out=p)
 
+    by_block(xp, move, 2, params, grads, means, squares, *([peaks] if peaks else []))
+
 
 def _adamax(
     xp: Any, params: Any, means: Any, norms: Any, step: Any, grads: Any, lr: Any, *,
@@ -197,12 +220,15 @@ def _adamax(
 ) -> None:  # fmt: skip
     time = advance(xp, step, grads)
     rate = spread(xp, lr / (1 - beta1**time), step, params)
-    for i, p, g, (m, n), (t, u) in blocks(xp, 2, params, grads, means, norms):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, m: Any, n: Any) -> None:
         g = decayed(xp, g, p, weight_decay, t)
         mix(xp, m, g, beta1, u)
         xp.multiply(n, beta2, out=n)
         xp.maximum(n, xp.add(xp.abs(g, out=u), eps, out=u), out=n)
         xp.subtract(p, xp.multiply(xp.divide(m, n, out=u), rate[p.dtype][i], out=u), out=p)
+
+    by_block(xp, move, 2, params, grads, means, norms)
 
 
 def _nadam(
@@ -218,20 +244,26 @@ def _nadam(
     by_grad = spread(xp, lr * (1 - now) / left * root, step, params)
     by_mean = spread(xp, lr * after / (1 - products * after) * root, step, params)
     floor = spread(xp, eps * root, step, params)
-    for i, p, g, (m, v), (t, u) in blocks(xp, 2, params, grads, means, squares):
+
+    def move(i: Any, p: Any, g: Any, t: Any, u: Any, m: Any, v: Any) -> None:
         g = decayed(xp, g, p, weight_decay, t)
         mix(xp, m, g, beta1, u)
         mix_square(xp, v, g, beta2, u)
         xp.add(xp.multiply(g, by_grad[p.dtype][i], out=t), xp.multiply(m, by_mean[p.dtype][i], out=u), out=t)
         xp.subtract(p, xp.divide(t, xp.add(xp.sqrt(v, out=u), floor[p.dtype][i], out=u), out=t), out=p)
 
+    by_block(xp, move, 2, params, grads, means, squares)
+
 
 def _average_into(xp: Any, averages: Any, step: Any, params: Any, *, decay: float | None) -> None:
     time = advance(xp, step, params)
     weight = spread(xp, 1 / time if decay is None else xp.full(step.shape, 1 - decay), step, averages)
-    for i, a, p, _, (t,) in blocks(xp, 1, averages, params):
+
+    def move(i: Any, a: Any, p: Any, t: Any) -> None:
         xp.multiply(xp.subtract(p, a, out=t), weight[a.dtype][i], out=t)
         xp.add(a, t, out=a)
+
+    by_block(xp, move, 1, averages, params)
 
 
 def _scale_into(xp: Any, arrays: Any, factor: Any, *, limit: float | None = None) -> Any:
