@@ -213,7 +213,7 @@ def steps():
     yield "chain", lambda: chain(x)
     yield "gelu", lambda: gg.vjp(gg.gelu, x)[1](w)
     for kind in (gg.optim.SGD, gg.optim.Adam, gg.optim.Nadam, gg.optim.RMSprop, gg.optim.Adadelta):
-        yield kind.__name__, lambda kind=kind: updated(kind, x[:3], w)
+        yield kind.__name__, lambda kind=kind: updated(kind, x[:3], gg.concat([w, x]))
     labels, wide, long = gg.asarray(rng.integers(0, 10, 30_000)), f32(1200, 300), f32(30_000, 10)
     loss = lambda x: gg.nn.functional.cross_entropy(x, labels[: len(x)])
     joined = gg.replay(lambda x: gg.value_and_grad(loss)(x))

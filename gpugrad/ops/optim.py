@@ -57,7 +57,7 @@ def by_block(
             param[...] = p
 
     cut = ((i, piece) for i, *arrays in todo for piece in pieces(arrays, limit))
-    share(run, cut, len(states) * size if xp is np else 0)  # with no state there is too little to do
+    share(run, cut, len(states) * size // 2 if xp is np else 0)  # without a state there is too little to do
 
 
 def pieces(arrays: list[Any], limit: int) -> Iterator[list[Any]]:
