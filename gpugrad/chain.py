@@ -24,6 +24,7 @@ from gpugrad.backends.threads import portion, share
 from gpugrad.kernel import find_kernels
 from gpugrad.op import TABLE
 from gpugrad.ops.random import chances
+from gpugrad.swap import bare
 
 TILE = 1 << 18  # elements of a piece on the NumPy path: of smaller ones threads would wait for Python's lock
 DROPOUT = "dropout"  # the one step that needs the place of an element: its first operand has the common shape
@@ -49,7 +50,7 @@ class Step(NamedTuple):
 
 
 class End(NamedTuple):
-    """A reduction of value `operand` at the end of a chain, over its last `axes` axes: 'sum', 'max', on GPUs 'mean'."""
+    """A reduction of value `operand` at the end of a chain, over its last `axes` axes: 'sum', 'mean' or 'max'."""
 
     op: str
     operand: int
@@ -221,9 +222,9 @@ def picked(values: Sequence[Any], step: Step) -> list[Any]:
     return [values[o] if type(o) is int else getattr(o, "value", None) for o in step.operands]
 
 
-def tiles(shape: tuple[int, ...], arrays: Sequence[Any]) -> Iterator[list[Any]]:
-    """Pieces of about TILE elements of a shape, as views of arrays that broadcast to it."""
-    tile = portion(math.prod(shape), TILE)
+def tiles(shape: tuple[int, ...], arrays: Sequence[Any], size: int = TILE) -> Iterator[list[Any]]:
+    """Pieces of about `size` elements of a shape, as views of arrays that broadcast to it."""
+    tile = portion(math.prod(shape), size)
     if math.prod(shape) <= tile:
         yield list(arrays)
         return
@@ -260,9 +261,9 @@ def numpy_runner(chain: Chain, given: tuple[np.dtype[Any], ...]) -> tuple[Run, l
     places = {v: k for k, v in reversed(list(enumerate(chain.outputs)))}
     plan: list[Any] = []
     made: set[int] = set()
-    lent = {o for s in chain.steps if not isinstance(TABLE[s.op].impls[np.ndarray], np.ufunc) for o in s.operands}
+    lent = {o for s in chain.steps if not isinstance(bare(TABLE[s.op].impls[np.ndarray]), np.ufunc) for o in s.operands}
     for i, step in enumerate(chain.steps):
-        at, impl = chain.inputs + i, TABLE[step.op].impls[np.ndarray]
+        at, impl = chain.inputs + i, bare(TABLE[step.op].impls[np.ndarray])
         ends = [o for o in step.operands if type(o) is int and o >= chain.inputs and last[o] == i]
         over = next((o for o in ends if o in made - lent and dtypes[o] == dtypes[at]), None)
         if isinstance(impl, np.ufunc):
@@ -367,7 +368,7 @@ def fusable(op: str, attrs: dict[str, Any]) -> bool:
 # --- source ---------------------------------------------------------------------------------------------------
 
 C_TYPES = {np.dtype("float32"): "float", np.dtype("float64"): "double", np.dtype(bool): "bool"}
-ENDINGS = {"sum": "false", "max": "true"}
+ENDINGS = ("sum", "mean", "max")
 
 
 def real_type(chain: Chain, given: Sequence[Any]) -> np.dtype[Any] | None:
@@ -440,14 +441,14 @@ def host_source(chain: Chain, given: Sequence[Any]) -> str | None:
         pointer(outs + chain.inputs + drops + k, f"end{k}", "A")
         stores.append(f"p_end{k}[i] = {names[end.operand]};")
     operands = outs + chain.inputs + drops + len(chain.ends)
-    maxima = ", ".join([*(ENDINGS[e.op] for e in chain.ends), "false"])
+    ends = ", ".join([*(e.op.upper() for e in chain.ends), "SUM"])
     inside = "\n            ".join([*loads, *lines, *stores])
     ahead = "\n        ".join(before)
     return f"""
 GG_EXPORT void NAME(const Job* job, const Mask* masks) {{
     using A = {C_TYPES[dtype]};
-    static constexpr bool maxima[] = {{{maxima}}};
-    run<A, {operands}, {len(chain.ends)}>(job, masks, maxima, [](long long n, char* const* p) {{
+    static constexpr End ends[] = {{{ends}}};
+    run<A, {operands}, {outs}, {len(chain.ends)}>(job, masks, ends, [](long long n, char* const* p) {{
         {ahead}
 #pragma omp simd
         for (long long i = 0; i < n; i++) {{
@@ -544,9 +545,9 @@ def operand(a: Any, shape: tuple[int, ...], axes: list[tuple[int, int]]) -> list
     at = a.ctypes.data
     if a.shape == shape and a.flags.c_contiguous:
         return [at, DIRECT, a.itemsize, *[0] * DIMS]
-    if a.size == 1:
-        return [at, SPREAD, a.itemsize, *[0] * DIMS]
     strides = strides_in(a, shape)
+    if not any(strides):
+        return [at, SPREAD, a.itemsize, *[0] * DIMS]
     return [at, GATHERED, a.itemsize, *(strides[d] for _, d in axes), *[0] * (DIMS - len(axes))]
 
 

@@ -117,11 +117,15 @@ def host_folder() -> Path:
     return Path(os.environ.get("GPUGRAD_CACHE") or Path(base) / "gpugrad")
 
 
+def pool_text() -> str:
+    """The source of the threads."""
+    return (find_kernels() / "host" / "pool.cpp").read_text(encoding="utf-8")
+
+
 @functools.cache
 def pool(folder: Path) -> tuple[Path, ctypes.CDLL]:
     """The library of the threads that all compiled code shares; they sleep while there is nothing to do."""
-    text = (find_kernels() / "host" / "pool.cpp").read_text(encoding="utf-8")
-    path = build(text, (*HOST_FLAGS, "-pthread"), folder, name="pool.cpp")
+    path = build(pool_text(), (*HOST_FLAGS, "-pthread"), folder, name="pool.cpp")
     library = ctypes.CDLL(str(path))
     library.gg_threads(threads.count())
     return path, library
@@ -145,10 +149,10 @@ functions: dict[Path, Any] = {}  # by the file that stands for each
 
 @functools.lru_cache(8)
 def surroundings(cxx: str | None) -> str:
-    """The hash of what all code for the CPU is compiled with, but for its own text."""
+    """The hash of what all code for the CPU is compiled and linked with, but for its own text."""
     if cxx is None:
         raise CompileError("no C++ compiler found; install g++ or set CXX")
-    return hashlib.sha256("\0".join([host_text(""), *HOST_FLAGS, identity(cxx)]).encode()).hexdigest()
+    return hashlib.sha256("\0".join([host_text(""), pool_text(), *HOST_FLAGS, identity(cxx)]).encode()).hexdigest()
 
 
 def host_functions(sources: Sequence[str]) -> list[Any]:

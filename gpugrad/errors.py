@@ -10,6 +10,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+OUTSIDE = tuple(PACKAGE + name + os.sep for name in ("testing", "bench"))  # these use gpugrad as its users do
 
 
 class GpugradError(Exception):
@@ -56,7 +57,7 @@ class _Internal(dict[str, bool]):
     """Whether a source file belongs to gpugrad itself; filled on first sight of each file name."""
 
     def __missing__(self, filename: str) -> bool:
-        inside = self[filename] = filename.startswith(PACKAGE) and os.sep + "testing" not in filename
+        inside = self[filename] = filename.startswith(PACKAGE) and not filename.startswith(OUTSIDE)
         return inside
 
 

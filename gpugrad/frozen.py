@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpugrad.errors import ReplayError, fail
+from gpugrad.op import Raw
 from gpugrad.tensor import Node, Tensor
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, np.generic, np.dtype, slice, range)
-OPAQUE = (*PLAIN, Tensor, Node, np.ndarray, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+OPAQUE = (*PLAIN, Tensor, Node, Raw, np.ndarray, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 OWN = __name__.partition(".")[0]
 STATEFUL = tuple(f"{OWN}.{m}" for m in ("nn", "optim", "train", "data", "losses", "ops.random"))
 LIBRARY = os.path.dirname(os.__file__) + os.sep

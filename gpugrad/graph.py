@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from gpugrad import backends
+from gpugrad import backends, proof
 from gpugrad.backends.cublaslt import mask_of
 from gpugrad.chain import picked
 from gpugrad.chain_cuda import STATES
@@ -14,7 +14,7 @@ from gpugrad.epilogues import Product, join
 from gpugrad.execute import Runner
 from gpugrad.fuse import fuse
 from gpugrad.op import TABLE
-from gpugrad.program import Call, Program, Slot, bind, execute, without_copies
+from gpugrad.program import Call, Program, Slot, bind, copies, execute, without_copies
 
 WARP = 32  # threads of the smallest team that reduces a row
 
@@ -46,6 +46,10 @@ class Graph(Runner):
             program.planned_bytes = self.graph.pool.total_bytes()
         except Exception as error:
             self.reason = str(error)
+        self.parts = list(enumerate(self.program.calls))
+        if not self.reason:
+            left = [program.inputs[i] for i in self.written] + [r for r in program.results if r not in kept]
+            self.parts = [(-1, copies("arguments", program.inputs)), *self.parts, (-1, copies("results", left))]
 
     def blank(self, slot: Slot) -> Any:
         """Zeros that lie in memory as a value does."""
@@ -111,6 +115,19 @@ class Graph(Runner):
         known = {m: known[m] if m in known else mask_of(self.backend.xp, known[made[0]]) for m in made}
         return tuple(known[m].reshape(slots[m].shape) for m in made)
 
+    def needs(self, call: Call) -> list[int]:
+        """Of a product also what its epilogue finishes."""
+        calls = getattr(self.program.chains.get(call.op), "calls", ())
+        made = {m for c in calls for m in c.makes()}
+        return call.reads() + [r for c in calls for r in c.reads() if r not in made]
+
+    def verdict(self, n: int, call: Call, got: list[Any], args: list[Any], values: dict[int, Any]) -> tuple[int, int]:
+        """Of a chain's kernel, or a product with its epilogue; what a mask of bits does is seen where it is read."""
+        joined = self.program.chains[call.op]
+        if isinstance(joined, Product):
+            return proof.joined(joined.calls, dict(zip(call.makes(), got)), values)
+        return proof.chain(joined, got, args)
+
     @property
     def exact(self) -> Callable[..., list[Any]]:
         """What runs the program with the bits of the eager step."""
@@ -127,6 +144,28 @@ class Graph(Runner):
         for i in self.written:
             given[i][...] = self.given[i]
         return [a if r in self.kept else a.copy() for r, a in zip(self.logical.results, self.results)]
+
+    def timed(self, now: Callable[[], Any], keep: Callable[[Any], None], *given: Any) -> list[Any]:
+        """The calls one by one between the same copies: how long each takes within a graph nobody can tell."""
+
+        def perform(call: Call, values: dict[int, Any]) -> Any:
+            made = self.perform(call, values)
+            keep(now())
+            return made
+
+        self.stream = self.backend.follow(self.stream)
+        keep(now())
+        if self.reason:
+            return self.program.run(*given, perform=perform)
+        for place, a in zip(self.given, given):
+            place[...] = a
+        keep(now())
+        results = self.program.run(*self.given, perform=perform)
+        for i in self.written:
+            given[i][...] = self.given[i]
+        results = [a if r in self.kept else a.copy() for r, a in zip(self.logical.results, results)]
+        keep(now())
+        return results
 
 
 def launchable(chain: Any, dtypes: list[Any], shape: tuple[int, ...]) -> bool:

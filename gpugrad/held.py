@@ -97,7 +97,7 @@ def holders() -> Iterator[tuple[Any, str, Node | None]]:
         what = "tensor" if made is None or made.op is None else f"result of {made.op.name}"
         yield innermost(t.data), what, made
     for node in nodes:
-        for value in node.saved or ():
+        for value in node.saved:
             for a in value if isinstance(value, tuple) else (value,):
                 if hasattr(a, "nbytes"):
                     yield innermost(a), f"saved by {node.op.name}", node

@@ -226,7 +226,7 @@ def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
 
     Refused where it would cut a gradient short, which NumPy's functions would otherwise do in silence.
     """
-    if mode.enabled and self.node is not None and self.node.saved is not None:
+    if mode.enabled and self.node is not None and self.node.spent is None:
         raise fail(
             GraphError, "numpy.asarray",
             f"{describe(self)} is part of a graph, which NumPy would cut; join with np.stack, or .detach() first",
@@ -339,7 +339,7 @@ def __repr__(self: Tensor) -> str:
         file, line, _ = locate(self.node.code, self.node.lasti)
         parts.append(
             f"from={self.node.op.name} at {file.rpartition('/')[2]}:{line}"
-            + ("" if self.node.saved is not None else ", spent")
+            + ("" if self.node.spent is None else ", spent")
         )
     return f"tensor({', '.join(parts)})"
 

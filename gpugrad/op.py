@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from sys import _getframe
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from gpugrad.errors import INTERNAL
 from gpugrad.layered import LAYERS
 from gpugrad.operands import constant, explain_failure, join, scalar_array
 from gpugrad.rules import DROP, KEEP, PUSH, SHAPE, Rule, expand, reading_shapes, save_list
-from gpugrad.state import mode, next_seq
-from gpugrad.tensor import Node, Tensor
+from gpugrad.state import counter, mode, switched
+from gpugrad.tensor import Full, Lean, Node, Tensor
 
 TABLE: dict[str, Op] = {}
 NO_ATTRS: dict[str, Any] = {}
+new = object.__new__
 
 
 class Op:
@@ -63,13 +65,11 @@ class Op:
         """Whether the op has derivative rules."""
         return self.kind not in ("nondiff", "update")
 
-    def keep(self, tracked: tuple[bool, ...]) -> tuple[int, ...]:
-        """What to save of (out, *inputs, aux) when just the flagged inputs need gradients; computed once a pattern."""
-        codes = self.union.get(tracked)
-        if codes is None:
-            n = 1 + len(tracked) + self.aux
-            lists = [save_list(self.joint)] if self.joint else [k for k, on in zip(self.keeps, tracked) if on]
-            codes = self.union[tracked] = tuple(max((expand(k, n)[i] for k in lists), default=DROP) for i in range(n))
+    def keep(self, mask: int) -> tuple[int, ...]:
+        """What to save of (out, *inputs, aux); mask: a 1, then for each input whether it needs a gradient."""
+        n, on = mask.bit_length() + self.aux, f"{mask:b}"[1:]
+        lists = [save_list(self.joint)] if self.joint else [k for k, b in zip(self.keeps, on) if b == "1"]
+        codes = self.union[mask] = tuple([max((expand(k, n)[i] for k in lists), default=DROP) for i in range(n)])
         return codes
 
 
@@ -122,16 +122,29 @@ def raw(array: Any) -> Raw:
 
 
 def record(op: Any, attrs: dict[str, Any], parents: tuple[Any, ...], saved: tuple[Any, ...], out: Any) -> Tensor:
-    """Make the node of a call and the tensor that carries it. Called by a dispatcher, whose caller is the user."""
-    node = Node()
-    node.op, node.attrs, node.parents, node.saved = op, attrs, parents, saved
-    node.dtype, node.seq, shape, first = out.dtype, next_seq(), out.shape, parents[0]
+    """Record a call that is not one of the dispatchers'."""
+    node = Full()
+    node.attrs, node.parents, node.saved = attrs, parents, saved
+    return carry(node, op, parents[0], out)
+
+
+latest: Any = None  # the user's function that recorded last
+
+
+def carry(node: Any, op: Any, first: Node | None, out: Any) -> Tensor:
+    """Complete a node and make the tensor that carries it. Called by a dispatcher, whose caller is the user."""
+    global latest
+    node.op, node.dtype, node.seq = op, out.dtype, next(counter)
+    node.spent, shape = None, out.shape
     node.shape = shape if first is None or first.shape != shape else first.shape  # one tuple for a whole chain
     f: Any = _getframe(2)
-    while INTERNAL[(code := f.f_code).co_filename] and f.f_back is not None:
-        f = f.f_back
+    code = f.f_code
+    if code is not latest:
+        while INTERNAL[code.co_filename] and (back := f.f_back) is not None:
+            f, code = back, back.f_code
+        latest = code
     node.code, node.lasti = code, f.f_lasti
-    made = object.__new__(Tensor)  # not called: a Python frame less
+    made = new(Tensor)  # not called: a Python frame less
     made.data, made.node = out, node
     return made
 
@@ -142,7 +155,7 @@ def record(op: Any, attrs: dict[str, Any], parents: tuple[Any, ...], saved: tupl
 def unary(op: Op, floating: bool) -> Callable[[Any], Tensor]:
     """Dispatcher of one array, no attributes. `floating`: integers are first cast to the default float type."""
     impls, name, recorded = op.impls, op.name, op.differentiable
-    keep_out, keep_x = op.keep((True,))[:2] if recorded else (DROP, DROP)
+    keep_out, keep_x = op.keep(0b11)[:2] if recorded else (DROP, DROP)
 
     def call(x: Any, /) -> Tensor:
         if type(x) is Tensor:
@@ -160,11 +173,14 @@ def unary(op: Op, floating: bool) -> Callable[[Any], Tensor]:
             raise explain_failure(name, error, (a,), NO_ATTRS) from None
         if type(out) is not cls:
             out = np.asarray(out)
-        if n is None or n.saved is None or not recorded or not mode.enabled:
+        if n is None or n.spent is not None or not recorded or (switched and not mode.enabled):
             return Tensor(out)
         if op.via is not None:
             return op.via(RECORDING, x)  # type: ignore[no-any-return]
-        return record(op, NO_ATTRS, (n,), (out if keep_out else None, a if keep_x else None), out)
+        node: Any = Lean()
+        node.left, node.out, node.x = n, out if keep_out else None, a if keep_x else None
+        node.right = node.y = None
+        return carry(node, op, n, out)
 
     return call
 
@@ -172,14 +188,15 @@ def unary(op: Op, floating: bool) -> Callable[[Any], Tensor]:
 def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, Any], Tensor]:
     """Dispatcher of two broadcast arrays, no attributes; `reflected` swaps them (for __radd__ and its kind)."""
     impls, name, recorded = op.impls, op.name, op.differentiable
-    both, left, right = (op.keep(k) if recorded else () for k in ((True, True), (True, False), (False, True)))
+    both, left, right = (op.keep(k) if recorded else () for k in (0b111, 0b110, 0b101))
 
     def call(x: Any, y: Any, /) -> Tensor:
         if reflected:
             x, y = y, x
         kx, ky = type(x), type(y)
         if kx is Tensor and ky is Tensor:
-            a, b, n, m = x.data, y.data, x.node, y.node
+            a, b = x.data, y.data
+            n, m = x.node, y.node
             if a.dtype is not b.dtype:
                 a, b = join([a, b])
             cls = type(a)
@@ -201,18 +218,20 @@ def binary(op: Op, floating: bool, reflected: bool = False) -> Callable[[Any, An
             raise explain_failure(name, error, (a, b), NO_ATTRS) from None
         if type(out) is not cls:
             out = np.asarray(out)
-        if n is not None and n.saved is None:
+        if n is not None and n.spent is not None:
             n = None
-        if m is not None and m.saved is None:
+        if m is not None and m.spent is not None:
             m = None
-        if (n is None and m is None) or not recorded or not mode.enabled:
+        if (n is None and m is None) or not recorded or (switched and not mode.enabled):
             return Tensor(out)
         if op.via is not None:
             return op.via(RECORDING, x, y)  # type: ignore[no-any-return]
         keep_out, keep_a, keep_b = right if n is None else left if m is None else both
-        a = a if keep_a == KEEP else a.shape if keep_a else None
-        b = b if keep_b == KEEP else b.shape if keep_b else None
-        return record(op, NO_ATTRS, (n, m), (out if keep_out else None, a, b), out)
+        node: Any = Lean()
+        node.left, node.right, node.out = n, m, out if keep_out else None
+        node.x = a if keep_a == KEEP else a.shape if keep_a else None
+        node.y = b if keep_b == KEEP else b.shape if keep_b else None
+        return carry(node, op, n, out)
 
     return call
 
@@ -225,20 +244,23 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
         raws: list[Any] = []
         parents: list[Node | None] = []
         first = strange = None
-        live = mixed = False  # mixed: operands differ in dtype, or one needs conversion
+        mask, mixed = 1, False  # as in `keep`; mixed: operands differ in dtype, or one needs conversion
         for x in xs:
             n = None
             if type(x) is Tensor:
                 n, x = x.node, x.data
-                if n is not None and n.saved is None:
+                if n is not None and n.spent is not None:
                     n = None
-                first = x if first is None or type(x) in LAYERS else first
-                live, mixed = live or n is not None, mixed or x.dtype is not first.dtype
+                if first is None or type(x) in LAYERS:
+                    first = x
+                elif x.dtype is not first.dtype:
+                    mixed = True
             elif x is not None:
                 strange, mixed = x, mixed or (type(x) is not float and type(x) is not int)
             raws.append(x)
             parents.append(n)
-        live = live and recorded and mode.enabled
+            mask = mask + mask + (n is not None)
+        live = mask & (mask - 1) and recorded and not (switched and not mode.enabled)
         if strange is not None and mixed:
             raws = [None if x is None else constant(name, x, first) for x in raws]
         if first is None or (promotes and (mixed or (strange is not None and first.dtype.kind != "f"))):
@@ -259,28 +281,26 @@ def nary(op: Op, floating: bool = False, promotes: bool = False) -> Callable[...
             outs = tuple([o if type(o) is cls or backends.is_raw(o) else np.asarray(o) for o in out])
             if not live:
                 return tuple([Tensor(o) for o in outs])
-            whole = record(op, attrs, tuple(parents), kept(op, parents, outs, raws, extra), outs[0]).node
+            whole = record(op, attrs, tuple(parents), kept(op, mask, outs, raws, extra), outs[0]).node
             return tuple([record(PICK, {"index": i}, (whole,), (), o) for i, o in enumerate(outs)])
         if type(out) is not cls and not backends.is_raw(out):  # raw of another type: moved to another device
             out = np.asarray(out)
-        return record(op, attrs, tuple(parents), kept(op, parents, out, raws, extra), out) if live else Tensor(out)
+        if not live:
+            return Tensor(out)
+        node = Full()
+        node.attrs, node.parents, node.saved = attrs, tuple(parents), kept(op, mask, out, raws, extra)
+        return carry(node, op, parents[0], out)
 
     return call
 
 
-def kept(op: Op, parents: list[Node | None], out: Any, raws: list[Any], extra: Any) -> tuple[Any, ...]:
+def kept(op: Op, mask: int, out: Any, raws: list[Any], extra: Any) -> tuple[Any, ...]:
     """The saved tuple (out, *inputs, aux): values, shapes or None, as the rules' parameter names ask."""
-    codes = op.union.get(tracked := tuple(map(bool, parents))) or op.keep(tracked)
-    values, saved = (out, *raws, extra) if op.aux else (out, *raws), []
-    for v, c in zip(values, codes):
-        saved.append(v if c == KEEP else np.shape(v) if c == SHAPE and v is not None else None)
+    codes, saved = op.union.get(mask) or op.keep(mask), [out, *raws, extra] if op.aux else [out, *raws]
+    for i, c in enumerate(codes):
+        if c != KEEP:
+            saved[i] = getattr(saved[i], "shape", ()) if c == SHAPE and saved[i] is not None else None
     return tuple(saved)
 
 
-class Pick:
-    """The node kind that selects one output of a call with several; the walk knows it by identity."""
-
-    name = "pick"
-
-
-PICK = Pick()
+PICK = SimpleNamespace(name="pick")  # what selects one output of a call with several; the walk knows it by identity

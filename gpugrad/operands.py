@@ -93,4 +93,4 @@ def join(raws: list[Any]) -> list[Any]:
 
 def alive(node: Node | None) -> Node | None:
     """The node if its graph can still be extended; a spent graph's values are plain numbers."""
-    return None if node is None or node.saved is None else node
+    return None if node is None or node.spent is not None else node

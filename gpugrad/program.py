@@ -252,6 +252,11 @@ def flat(args: Iterable[Any]) -> Iterator[Any]:
             yield a
 
 
+def copies(what: str, slots: list[int]) -> Call:
+    """What stands for the copying of values where a profile lists it."""
+    return Call(what, tuple(map(Ref, slots)), {}, tuple(slots))
+
+
 def bind(outs: Any, made: Any, values: dict[int, Any]) -> None:
     """Put what an op returned into the slots of its structure."""
     if isinstance(outs, tuple):

@@ -109,7 +109,7 @@ def write(out: Any, result: Any, name: str) -> Any:
 
 def live(x: Any) -> bool:
     """Whether gradients flow through x."""
-    return mode.enabled and isinstance(x, Tensor) and x.node is not None and x.node.saved is not None
+    return mode.enabled and isinstance(x, Tensor) and x.node is not None and x.node.spent is None
 
 
 # --- ufuncs -------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ def replay(
 
     verify: the first replay also runs eagerly, and compares all that is left behind bit for bit. compiled: elementwise
     runs become one generated kernel each on a GPU, and products take along their bias, activation and its slope; on a
-    CPU with a C++ compiler such runs, row kernels and optimisers are compiled. Their bits may differ; `verify` checks
-    each call to 512 units in the last place of its largest result, which is next to nothing in 16-bit types.
+    CPU with a C++ compiler such runs, row kernels and optimisers are compiled. Their bits may differ; `verify` then
+    computes what every such call is to give in float64, and each element has to be within the rounding that the ops'
+    published bounds allow (`gpugrad.accuracy`), carried through the call, sums with their textbook bound.
     Raises ReplayError, with the line, where a replay would go wrong: a value read on the host, a Python value that
     the step itself changes or that changes at every call, random numbers or arrays of NumPy's, a selection by a mask,
     a result that still has its graph, or a replay that does not match. strict=False: such a step goes on eagerly

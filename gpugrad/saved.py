@@ -1,6 +1,6 @@
 """Hooks on what the graph saves: how to hold it between the forward and the backward pass (elsewhere, or smaller).
 
-Nothing of this is on the path of ordinary calls: while a context is open, in any thread, another `record` stands in.
+Nothing of this is on the path of ordinary calls: while a context is open, in any thread, another `carry` stands in.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import Any, NamedTuple
 
-from gpugrad import function, op
+from gpugrad import op
 from gpugrad.errors import DTypeError, describe, fail
 from gpugrad.layered import LAYERS
 from gpugrad.state import no_grad
-from gpugrad.tensor import Tensor
+from gpugrad.tensor import Full, Node, Tensor
 
 
 class Hooks(NamedTuple):
@@ -34,8 +33,7 @@ class Opened(threading.local):
 opened = Opened()
 lock = threading.Lock()
 count = 0  # of open contexts, in all threads
-record = op.record
-RECORDERS = (op, function, import_module("gpugrad.checkpoint"))  # they make the nodes; the name is the function's, too
+carry = op.carry
 
 
 class Packed:
@@ -85,16 +83,19 @@ def packable(a: Any) -> bool:
     return hasattr(a, "dtype") and hasattr(a, "flags") and type(a) not in LAYERS
 
 
-def recording(called: Any, attrs: Any, parents: Any, saved: tuple[Any, ...], out: Any) -> Tensor:
-    """`record`, with the saved values packed if a context is open in this thread."""
-    result = record(called, attrs, parents, saved, out)
-    hooks = opened.hooks
-    if hooks and any(map(packable, saved)):
-        opened.hooks = ()  # what pack computes is not packed
-        try:
-            result.node.saved = Packed(hooks[-1], saved)  # type: ignore[union-attr, assignment]
-        finally:
-            opened.hooks = hooks
+def packing(node: Any, called: Any, first: Node | None, out: Any) -> Tensor:
+    """`carry`, with the saved values packed if a context is open in this thread."""
+    hooks, node.op = opened.hooks, called
+    if not hooks or not any(map(packable, node.saved)):
+        return carry(node, called, first, out)
+    full = Full()
+    full.attrs, full.parents, full.saved = node.attrs, node.parents, node.saved
+    result = carry(full, called, first, out)
+    opened.hooks = ()  # what pack computes is not packed
+    try:
+        full.saved = Packed(hooks[-1], node.saved)  # type: ignore[assignment]
+    finally:
+        opened.hooks = hooks
     return result
 
 
@@ -118,7 +119,7 @@ class saved_tensors_hooks:
         opened.hooks = (*opened.hooks, self._hooks)
         with lock:
             count += 1
-            install(recording)
+            op.carry = packing  # type: ignore[assignment]
 
     def __exit__(self, *_: object) -> None:
         global count
@@ -126,13 +127,7 @@ class saved_tensors_hooks:
         with lock:
             count -= 1
             if count == 0:
-                install(record)
-
-
-def install(recorder: Any) -> None:
-    """Make this the function that makes nodes."""
-    for module in RECORDERS:
-        module.record = recorder  # type: ignore[attr-defined]
+                op.carry = carry
 
 
 def quietly(f: Callable[[Any], Any]) -> Callable[[Any], Any]:

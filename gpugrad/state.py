@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from gpugrad.errors import user_frame
 
-next_seq: Callable[[], int] = itertools.count(1).__next__
+counter = itertools.count(1)
+next_seq: Callable[[], int] = counter.__next__
 
 
 class Mode(threading.local):
@@ -26,6 +27,7 @@ class Mode(threading.local):
 
 
 mode = Mode()
+switched: list[None] = []  # one for every open `switch` of any thread: only then does a call have to ask its `mode`
 
 
 class Draws:
@@ -110,15 +112,16 @@ LENT = 1 << 12  # bytes of memory that is worth asking for
 ALONE = (lambda held: sys.getrefcount(held[0]))((object(),))  # references to a value that a tuple alone holds
 
 
-def spare(parents: tuple[Any, ...], saved: tuple[Any, ...], i: int, g: Any) -> bool:
+def spare(parents: tuple[Any, ...], saved: tuple[Any, ...], i: int, g: Any, lean: bool) -> bool:
     """Whether saved array i may be overwritten: only its node holds it or a view of it, for one gradient alone.
 
     A rule of another input could still read it; views keep their owner alive, so its reference count tells of them.
-    The cotangent `g` must be an array of its kind: what a layered one pulls back is computed more than once.
+    Of a `lean` node both it and the tuple `saved` hold the value. The cotangent `g` must be an array of its kind: what
+    a layered one pulls back is computed more than once.
     """
-    if sys.getrefcount(saved[i]) > ALONE or len(parents) - parents.count(None) > 1 or type(g) is not type(saved[i]):
+    if sys.getrefcount(saved[i]) > ALONE + lean or len(parents) - parents.count(None) > 1:
         return False
-    return saved[i].base is None and saved[i].flags.owndata  # type: ignore[no-any-return]
+    return type(g) is type(saved[i]) and saved[i].base is None and saved[i].flags.owndata  # type: ignore[no-any-return]
 
 
 class Handle:
@@ -142,11 +145,13 @@ class switch:
         self._enabled, self._before = enabled, []  # type: ignore[var-annotated]
 
     def __enter__(self) -> None:
+        switched.append(None)
         self._before.append(mode.enabled)
         mode.enabled = self._enabled
 
     def __exit__(self, *_: object) -> None:
         mode.enabled = self._before.pop()
+        switched.pop()
 
     def __call__(self, fn: Fn) -> Fn:
         if inspect.isgeneratorfunction(fn):

@@ -56,6 +56,13 @@ def without(run: Any, layer: Layer) -> Any:
     return run.run if run.layer is layer else run
 
 
+def bare(run: Any) -> Any:
+    """An implementation without the layers that are open, for what outlives them and is not to be watched."""
+    while isinstance(run, Around):
+        run = run.run
+    return run
+
+
 @contextlib.contextmanager
 def implementations(
     enter: Callable[..., Any], rule: Callable[..., Any] | None = None, everywhere: bool = False

@@ -20,27 +20,43 @@ else:
 class Node:
     """One recorded call: raw saved arrays and parent nodes, never a Tensor, so no reference cycles.
 
-    `saved` is None once the graph is spent; `attrs` then names the line that spent it. `seq` is the
-    creation number, which is a topological order. `code` and `lasti` are the user's call site. `hooks` and
-    `grad` stay unset (and cost nothing) unless someone asks for them; `observed` tells the walk to look.
+    `seq` is the creation number, which is a topological order. `code` and `lasti` are the user's call site. `spent`
+    is the line that used up the graph, None before. `hooks` and `grad` stay unset (and cost nothing) unless someone
+    asks for them; `observed` tells the walk to look.
     """
 
-    __slots__ = (
-        "__weakref__", "attrs", "code", "dtype", "grad", "hooks", "lasti", "op", "parents", "saved", "seq", "shape",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "code", "dtype", "grad", "hooks", "lasti", "op", "seq", "shape", "spent")
     observed: ClassVar[bool] = False
 
     op: Any
     attrs: dict[str, Any]
     parents: tuple[Node | None, ...]
-    saved: tuple[Any, ...] | None
+    saved: tuple[Any, ...]
     shape: tuple[int, ...]
     dtype: Any
     seq: int
     code: CodeType
     lasti: int
+    spent: tuple[CodeType, int] | None
     grad: Tensor | None
     hooks: dict[int, Callable[[Tensor], Any]]
+
+
+class Full(Node):
+    """Any call."""
+
+    __slots__ = ("attrs", "parents", "saved")
+
+
+class Lean(Node):
+    """A call of one or two arrays without attributes: no tuples, which Python's collector would go through."""
+
+    __slots__ = ("left", "out", "right", "x", "y")
+    left: Any
+    right: Any
+    attrs: Any = {}
+    parents: Any = property(lambda self: (self.left, self.right)[: len(self.op.vjps)])
+    saved: Any = property(lambda self: (self.out, self.x, self.y)[: 1 + len(self.op.vjps)])
 
 
 class Leaf(Node):
@@ -48,9 +64,10 @@ class Leaf(Node):
 
     __slots__ = ()
 
+    attrs, parents, saved = {}, (), ()
+
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self.op, self.attrs, self.parents, self.saved = None, {}, (), ()
-        self.shape, self.dtype, self.seq, self.grad = shape, dtype, next_seq(), None
+        self.op, self.shape, self.dtype, self.seq, self.grad, self.spent = None, shape, dtype, next_seq(), None, None
         self.code, self.lasti = user_frame()
 
 

@@ -171,7 +171,7 @@ def places(argnums: int | Sequence[int], count: int, name: str) -> tuple[int, ..
 
 def entry(x: Any) -> Tensor:
     """A differentiable stand-in for an argument: tied to the outer graph if there is one, else a new leaf."""
-    if isinstance(x, Tensor) and x.node is not None and x.node.saved is not None:
+    if isinstance(x, Tensor) and x.node is not None and x.node.spent is None:
         return RECORDING.alias(x)  # type: ignore[no-any-return]
     return asarray(float(x) if type(x) is int else Tensor(x.data) if isinstance(x, Tensor) else x).requires_grad_()
 

@@ -385,7 +385,8 @@ def test_dropout_drops_what_the_op_drops(shape, p):
 def test_reductions_that_end_a_chain(shape, axes):
     rng = np.random.default_rng(3)
     x, w = rng.normal(size=shape), rng.normal(size=shape[-1:])
-    chain = Chain(2, (Step("multiply", (0, 1)), Step("square", (2,))), (2,), (End("sum", 3, axes), End("max", 2, axes)))
+    ends = End("sum", 3, axes), End("max", 2, axes), End("mean", 3, axes)
+    chain = Chain(2, (Step("multiply", (0, 1)), Step("square", (2,))), (2,), ends)
     wanted = eager(chain, [x, w])
     for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):
         ins = [x.astype(dtype), w.astype(dtype)]
@@ -399,10 +400,31 @@ def test_reductions_that_end_a_chain(shape, axes):
             assert same_bits(outs[0], numpy[0])
             np.testing.assert_allclose(outs[1], wanted[1], rtol=tolerance)
             assert same_bits(outs[2], numpy[2])
+            np.testing.assert_allclose(outs[3], wanted[3], rtol=tolerance)
             ins[0][-1, -1] = np.nan
             run(outs, ins)
             assert np.isnan(outs[1].flat[-1])
             assert np.isnan(outs[2].flat[-1])
+
+
+@needs_compiler
+def test_results_larger_than_a_cache_go_past_it():
+    """Whole lines of memory at a time, wherever an array begins."""
+    n, rng = 3_000_001, np.random.default_rng(5)
+    whole = [np.zeros(n + 40, "f4") for _ in range(3)]
+    outs = [a[k:][:n] for a, k in zip(whole, (0, 5, 16))] + [np.zeros(n + 7, bool)[3:][:n], np.zeros((), "f4")]
+    x, one = rng.normal(size=n).astype("f4"), np.broadcast_to(np.float32(1.5), n)
+    steps = Step("multiply", (0, 1)), Step("square", (2,)), Step("add", (3, 0)), Step("greater", (4, 0))
+    chain = Chain(2, steps, (2, 3, 4, 5), (End("max", 3, 1),))
+    chain.compile_cpu(["f4", "f4"])(outs, [x, one])
+    assert sum(o.nbytes for o in outs) > 1 << 25
+    assert all(map(same_bits, outs, eager(chain, [x, one])))
+    assert not any(a[:k].any() or a[k + n :].any() for a, k in zip(whole, (0, 5, 16)))  # nothing beside them
+    over = Chain(1, (Step("square", (0,)),), (1,)).compile_cpu(["f8"])
+    y = rng.normal(size=1 << 23)
+    want = y * y
+    over([y], [y])
+    assert same_bits(y, want)
 
 
 @needs_compiler

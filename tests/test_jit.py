@@ -105,7 +105,7 @@ def test_row_kernels_give_what_the_ops_give(dtype, shape):
             assert a is None or np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (130, 10), (70, 64), (40, 70), (6, 3001)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (6, 3), (3, 5), (67, 9), (130, 10), (70, 64), (40, 70), (6, 3001)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_cross_entropy_forward_and_backward_in_one(dtype, shape):
     rng = np.random.default_rng(0)
@@ -135,6 +135,25 @@ def test_cross_entropy_of_what_is_not_finite(columns):
     np.testing.assert_allclose(
         grad, IMPL["softmax_xent_bwd"](t, x, labels, None, wanted[1], **XENT), rtol=1e-5, atol=1e-7
     )
+    rows = [0, 1, 3, 5]
+    together = jit.lookup(jit.BOTH, (t, x, labels, None), XENT)(t, x, labels, None)
+    for a, b in zip(together[:2], wanted):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    np.testing.assert_allclose(together[2][rows], grad[rows], rtol=1e-5, atol=1e-7)
+    assert np.isnan(together[2][2, 3])
+    np.testing.assert_allclose(together[2][4].sum(), 0, atol=1e-6)  # of logits whose differences are exact
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_keeps_the_digits_of_small_shares(dtype):
+    """Down to where numbers have no digits any more."""
+    x = np.linspace(-110 if dtype == "float32" else -750, 0, 4001).astype(dtype)[None]
+    got = jit.lookup("softmax", (x,), {"axis": 1})(x)[0]
+    e = np.exp(x[0].astype("longdouble"))
+    wanted = e / e.sum()
+    assert wanted[0] < np.finfo(dtype).smallest_subnormal
+    places = np.abs(got - wanted) / np.spacing(np.maximum(wanted, np.finfo(dtype).tiny).astype(dtype))
+    assert places.max() < 4
 
 
 def test_softmax_of_what_is_not_finite():
@@ -352,7 +371,16 @@ def matrices(dtype, *sizes):
             yield x.reshape(3, m // 3, k), turned[1]
 
 
-SIZES_OF_PRODUCTS = ((129, 70, 65), (9, 2000, 17), (300, 300, 10), (1, 600, 601), (777, 1, 340), (66, 257, 32))
+SIZES_OF_PRODUCTS = (
+    (129, 70, 65),
+    (9, 2000, 17),
+    (300, 300, 10),
+    (1, 600, 601),
+    (777, 1, 340),
+    (66, 257, 32),
+    (3, 42_000, 10),
+    (64, 300, 100),
+)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -446,11 +446,12 @@ def test_compiled_steps_stay_close_to_eager_ones():
 
 
 @needs_compiler
-def test_a_compiled_chain_with_its_sum_and_gradient_is_one_call():
+@pytest.mark.parametrize("total", [gg.sum, gg.mean])
+def test_a_compiled_chain_with_its_sum_and_gradient_is_one_call(total):
     w, b = array(300), array(300, seed=1)
 
     def f(x):
-        return gg.value_and_grad(lambda v: gg.sum(gg.tanh(v * w + b) * w))(x)
+        return gg.value_and_grad(lambda v: total(gg.tanh(v * w + b) * w))(x)
 
     step = gg.replay(f, compiled=True)
     x = array(300, seed=2)
@@ -511,6 +512,11 @@ def test_memory_of_a_large_result_comes_back_once_nobody_holds_it(compiled):
 
     places = {step(array(300, 100, seed=seed)).data.ctypes.data for seed in range(4)}
     assert len(places) == 1
+    places, last = set(), None
+    for seed in range(6):
+        last = step(array(300, 100, seed=seed))  # held while the next is made
+        places.add(last.data.ctypes.data)
+    assert len(places) == 2
     kept = []  # a result, views of one, what only knows its memory
     for seed, part in enumerate(
         (lambda t: t, lambda t: t.data[1:, ::2], lambda t: t.data.T[3].reshape(-1, 2), memoryview_of)

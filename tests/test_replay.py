@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import compiler, execute, nn, optim
-from gpugrad.errors import GraphError, ReplayError
+from gpugrad import compiler, execute, losses, nn, optim, proof
+from gpugrad.errors import DomainError, GraphError, ReplayError
 from gpugrad.nn import functional as F
 from gpugrad.op import TABLE
 from gpugrad.ops.random import Generator
@@ -958,7 +958,8 @@ def test_a_graph_that_a_step_leaves_behind_can_still_be_walked():
 
 @pytest.mark.skipif(not compiler.enabled(), reason="no C++ compiler")
 def test_compiled_code_that_differs_is_not_used(monkeypatch):
-    monkeypatch.setattr(execute, "far", lambda *_: True)
+    monkeypatch.setattr(proof, "judge", lambda *_: (1, 0))
+    monkeypatch.setattr(execute.Runner, "same_bits", lambda *_: False)
     x = f32(1000)
     step = gg.replay(lambda x: gg.exp(x) * 2 + 1, compiled=True, strict=False)
     with pytest.warns(gg.errors.GpugradWarning, match="goes on eagerly: the compiled code of"):
@@ -969,3 +970,54 @@ def test_compiled_code_that_differs_is_not_used(monkeypatch):
     strict(x)
     with pytest.raises(ReplayError, match="differs from its ops"):
         strict(x)
+
+
+@pytest.mark.parametrize("name", [*losses.TABLE, "cross_entropy"])
+def test_every_loss_is_replayed_with_other_targets(name):
+    probabilities = name in ("bce", "cce", "sce", "kl")
+    w = gg.tensor(np.random.default_rng(5).standard_normal((6, 4)), requires_grad=True)
+
+    def batch(seed):
+        rows = np.random.default_rng(seed).random((8, 4))
+        target = rows / rows.sum(1, keepdims=True)
+        if name in ("sce", "sce_logits", "categorical_hinge"):
+            target = target.argmax(1)
+        if name in ("hinge", "squared_hinge"):
+            target = np.sign(rows - 0.5)
+        return gg.asarray(np.random.default_rng(seed + 1).standard_normal((8, 6))), gg.asarray(target)
+
+    def step(x, t):
+        w.grad = None
+        z = x @ w
+        p = gg.softmax(z) if probabilities else abs(z) if name == "msle" else z
+        loss = F.cross_entropy(p, t) if name == "cross_entropy" else losses.TABLE[name](p, t)
+        loss.backward()
+        return loss.detach()
+
+    replayed = gg.replay(step)
+    for seed in range(5):
+        got, grad = replayed(*batch(seed)), w.grad.numpy().copy()
+        np.testing.assert_array_equal(got.numpy(), step(*batch(seed)).numpy())
+        np.testing.assert_array_equal(grad, w.grad.numpy())
+    assert replayed.replays >= 2
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_target_that_is_no_probability_is_found_while_the_step_is_eager_or_traced(call):
+    x, good, bad = (gg.asarray(np.full((3, 4), v)) for v in (0.3, 0.25, 1.5))
+    step = gg.replay(lambda x, t: F.cross_entropy(x, t))
+    for _ in range(call - 1):
+        step(x, good)
+    with pytest.raises(DomainError, match="a probability"):
+        step(x, bad)
+
+
+def test_values_that_lie_alike_in_one_place_are_one_array():
+    """A long program on small arrays then stays in the processor's cache."""
+    step = gg.replay(lambda x: [x := x * 1.5 + 0.5 for _ in range(100)][-1])
+    for k in range(4):
+        x = f32(10, seed=k)
+        np.testing.assert_array_equal(step(x).numpy(), step.f(x).numpy())
+    held = step.records[-1].runner.arrays
+    assert len(held) > 150
+    assert len({id(a) for a in held.values()}) < 20

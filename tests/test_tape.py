@@ -11,12 +11,15 @@ import time
 import tracemalloc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.state import next_seq
+from gpugrad.bench import models
+from gpugrad.errors import INTERNAL, PACKAGE, place
+from gpugrad.state import next_seq, switched
 from gpugrad.tape import history
 from gpugrad.tensor import Node
 
@@ -36,7 +39,7 @@ def no_collector():
 
 
 def live_nodes() -> int:
-    return sum(type(o) is Node for o in gc.get_objects())
+    return sum(isinstance(o, Node) and o.op is not None for o in gc.get_objects())
 
 
 # --- values -----------------------------------------------------------------------------------------------
@@ -267,6 +270,102 @@ def test_a_node_of_a_chain_and_its_gradient_take_less_than_half_a_kilobyte(no_co
         assert tracemalloc.get_traced_memory()[1] - before < 480 * n
     finally:
         tracemalloc.stop()
+
+
+def test_a_long_chain_gives_the_collector_one_object_a_node(no_collector):
+    """What it goes through again and again while a graph grows: neither parents nor saved values are tuples."""
+    w = leaf(np.ones(3))
+    y = w * w
+    before = len(gc.get_objects())
+    for _ in range(500):
+        y = gg.tanh(y) * w - 1.0
+    assert len(gc.get_objects()) - before <= 1500 + 10
+
+
+@pytest.mark.parametrize("act", [gg.exp, gg.relu])
+def test_what_a_call_saved_is_gone_when_the_next_rule_has_run(act, no_collector):
+    x = leaf(np.ones((30, 30)))
+    y = gg.tanh(x)
+    z = act(y)
+    s = gg.softmax(z)
+    saved, alive = weakref.ref(s.data), []
+    y.register_hook(lambda g: alive.append(saved() is not None))
+    loss = (s * s).sum()
+    del s, z, y
+    assert saved() is not None
+    loss.backward()
+    assert alive == [False]
+
+
+def test_nodes_tell_what_they_saved_and_of_whom():
+    x, y = leaf(np.ones(3)), leaf(np.ones(3))
+    a, b, c = gg.tanh(x), x * y, x * gg.asarray(np.ones(3))
+    d = gg.softmax(b)
+    assert a.node.parents == (x.node,)
+    assert a.node.saved == (a.data, None)
+    assert b.node.parents == (x.node, y.node)
+    assert [v is w for v, w in zip(b.node.saved, (None, x.data, y.data))] == [True] * 3
+    assert c.node.parents == (x.node, None)
+    assert c.node.saved[1] is None
+    assert d.node.parents == (b.node,)
+    assert [n.attrs for n in (a.node, b.node, x.node)] == [{}] * 3
+    (a + b + c + d).sum().backward()
+    assert all(n.spent is not None and not any(n.parents) for n in (a.node, b.node, c.node, d.node))
+    assert x.node.spent is None
+    assert all(v is None for n in (a.node, b.node, c.node, d.node) for v in n.saved)
+
+
+def test_every_call_knows_its_own_line():
+    """Also where functions take turns, or call through functions of gpugrad's own."""
+
+    def first(x):
+        return x * 2  # the line of first
+
+    def second(x):
+        return gg.nn.functional.linear(x, x)  # the line of second
+
+    x = leaf(np.ones((2, 2)))
+    for f, line in [(first, "first"), (second, "second")] * 2:
+        node = f(x).node
+        assert f"the line of {line}" in place(node.code, node.lasti)
+
+
+def test_models_of_the_benchmark_and_the_tests_are_users_code():
+    """A call looks for its user's line only as far as it must; a model of the benchmark stands for a user's."""
+    inside = {name: INTERNAL[PACKAGE + name.replace("/", os.sep)] for name in (
+        "nn/layers.py", "op.py", "testing.py", "bench/models.py", "testing/mutants.py",
+    )}  # fmt: skip
+    assert list(inside.values()) == [True, True, True, False, False]
+    assert not INTERNAL[os.sep.join(("", "home", "user", "gpugrad", "op.py"))]
+    y = models.deep(SimpleNamespace(sum=gg.sum), [leaf(np.ones(3)), leaf(np.ones(3))], [], links=2)
+    assert y.node.parents[0].code is models.deep.__code__
+
+
+def test_a_switch_of_one_thread_leaves_the_others_recording():
+    x, seen = leaf(1.0), []
+    ready, done = threading.Event(), threading.Event()
+
+    def other():
+        with gg.no_grad():
+            ready.set()
+            done.wait()
+            seen.append((x * x).requires_grad)
+        seen.append((x * x).requires_grad)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    ready.wait()
+    here = [(x * x).requires_grad, gg.exp(x).requires_grad, x.sum().requires_grad]
+    with gg.no_grad():
+        here.append((x * x).requires_grad)
+        with gg.enable_grad():
+            here.append((x * x).requires_grad)
+    here.append((x * x).requires_grad)
+    done.set()
+    thread.join()
+    assert here == [True, True, True, False, True, True]
+    assert seen == [False, True]
+    assert not switched
 
 
 def test_retain_graph_gives_the_same_twice():

@@ -211,7 +211,15 @@ def steps():
     chain = gg.replay(lambda x: (gg.tanh(x * w + 1.0) * x, gg.relu(w - x)))
     yield "outer", lambda: (gg.matmul(columns, rows),)
     yield "chain", lambda: chain(x)
-    yield "gelu", lambda: gg.vjp(gg.gelu, x)[1](w)
+    for form in ("none", "tanh"):
+        yield f"gelu {form}", lambda form=form: gg.vjp(lambda x: gg.gelu(x, form), x)[1](w)
+    queries, keys, values, upstream = f32(4, 8, 96, 16), f32(4, 4, 96, 16), f32(4, 4, 96, 16), f32(4, 8, 96, 16)
+    attend = lambda *a: gg.nn.functional.scaled_dot_product_attention(*a, is_causal=True, enable_gqa=True)
+    yield "attention", lambda: gg.vjp(attend, queries, keys, values)[1](upstream)
+    convolve = lambda x, k: gg.nn.functional.conv2d(x, k, padding=2)
+    for channels in (1, 8):  # of one the products are small
+        images, kernels, slopes = f32(32, channels, 24, 24), f32(6, channels, 5, 5), f32(32, 6, 24, 24)
+        yield "convolution", lambda a=(images, kernels, slopes): gg.vjp(convolve, *a[:2])[1](a[2])
     for kind in (gg.optim.SGD, gg.optim.Adam, gg.optim.Nadam, gg.optim.RMSprop, gg.optim.Adadelta):
         yield kind.__name__, lambda kind=kind: updated(kind, x[:3], gg.concat([w, x]))
     labels, wide, long = gg.asarray(rng.integers(0, 10, 30_000)), f32(1200, 300), f32(30_000, 10)

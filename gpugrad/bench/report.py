@@ -13,6 +13,9 @@ from gpugrad.errors import DomainError, fail
 
 Result = dict[str, Any]
 BASE = "torch"  # what ratios are taken of
+STEPS = {"gpugrad": "an eager step of gpugrad", "gpugrad-replay": "a replayed step",
+         "gpugrad-compiled": "a compiled replay"}  # fmt: skip
+SHOWN = 0.02  # share of a step's time that is worth a word
 WORDS = {"missing": "missing", "n/a": "n/a", "refused": "refused", "failed": "failed", "late": "out of time"}
 
 
@@ -63,9 +66,10 @@ def markdown(result: Result, level: int = 1) -> str:
         f"{head}# Frameworks",
         packages(result),
     ]
-    spent = profiles(result)
-    if spent:
-        parts += [f"{head}# Where an eager step of gpugrad spends its time", spent]
+    for column, step in STEPS.items():
+        spent = profiles(result, column)
+        if spent:
+            parts += [f"{head}# Where {step} spends its time", spent]
     silent = reasons(result)
     if silent:
         parts += [f"{head}# What was not timed, and why", silent]
@@ -195,17 +199,21 @@ def packages(result: Result) -> str:
     return table(["package", "version", "import, s", "installed with what it requires, MB", ""], rows)
 
 
-def profiles(result: Result) -> str:
-    """A line a workload: its slowest ops, forward and in their derivative rules."""
+def profiles(result: Result, column: str) -> str:
+    """A line a workload: what takes most of a step's time, and its share of the roofline where that is known."""
+    copy, product = result["rates"]["copy"], result["rates"]["product"]
 
     def part(r: Result) -> str:
-        return f"{r['op']}{' ' + r['phase'] if r['phase'] == 'backward' else ''} {r['share']:.0%}"
+        name = r["op"] if r["phase"] in ("", "forward", "replayed") else f"{r['op']} {r['phase']}"
+        known = copy and product and r.get("seconds") and r["phase"] != "backward"  # a rule's own time is Python's
+        ideal = max(r["bytes"] / copy, r["flops"] / product) if known else 0.0
+        return f"{name} {r['share']:.0%}" + (f" ({ideal / r['seconds']:.0%} of roofline)" if ideal else "")
 
     lines = []
     for w in result["workloads"]:
-        rows = w["rows"].get("gpugrad", {}).get("profile") or []
+        rows = w["rows"].get(column, {}).get("profile") or []
         if rows:
-            lines.append(f"- {w['name']}: " + ", ".join(part(r) for r in rows if r["share"] >= 0.01))
+            lines.append(f"- {w['name']}: " + ", ".join(part(r) for r in rows if r["share"] >= SHOWN))
     return "\n".join(lines)
 
 
@@ -273,7 +281,9 @@ what each framework offers for linear layers, convolutions, normalisation, atten
 
 The roofline is the time that the copies and products of a step would take at the rates of a large copy and a large
 product in the same run. Peak host memory is over what the process held before the data was made: in all, and in later
-steps alone. Targets were set before the measurement; a miss stands here like a hit."""
+steps alone. Targets were set before the measurement; a miss stands here like a hit. Where a step spends its time was
+measured after the timing, with a clock between its parts, which makes steps of many short calls slower; what stays in
+a cache can be above the roofline."""
 
 
 def page(results: Sequence[Path], where: Path) -> str:

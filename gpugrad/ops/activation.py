@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from gpugrad.define import elementwise, general
 from gpugrad.errors import DomainError, ShapeError, describe, fail
@@ -23,12 +26,19 @@ __all__ = [
 
 # --- rectifiers ---------------------------------------------------------------------------------------------
 
+
+def rectify(xp: Any, x: Any, into: Any = None) -> Any:
+    """max(x, 0); of many elements NumPy's clip is three times faster than its maximum with a number."""
+    if x.size < 1 << 14 or xp is not np or x.dtype.kind != "f":
+        return xp.maximum(x, 0, out=into)
+    return np.clip(x, 0, np.inf, out=into)
+
+
+_masked = blocked(lambda xp, t, out, into=None: select(xp, out <= 0, 0, t, into), 1 << 18, 1 << 19)
 relu = elementwise(
-    "relu", lambda xp, x, into=None: xp.maximum(x, 0, out=into),
-    lambda F, t, out, _x, **lent: F.relu_bwd(t, out, **lent), cuda=launch.relu, reuse=0,
+    "relu", rectify, lambda F, t, out, _x, **lent: F.relu_bwd(t, out, **lent), cuda=launch.relu, reuse=0,
     doc="max(x, 0); slope 0 at 0.",
 )  # fmt: skip
-_masked = blocked(lambda xp, t, out, into=None: select(xp, out <= 0, 0, t, into), 1 << 18)
 relu_bwd = elementwise(
     "relu_bwd", lambda xp, t, out, into=None, reuse=False: (
         xp.where(out <= 0, 0, t) if out.size < 4096 else _masked(xp, t, out, into=into, reuse=reuse)
@@ -198,6 +208,7 @@ def logit(x: Any, eps: float | None = None) -> Any:
 # made of Phi(-|x|), which has no cancellation: x Phi(x) is max(x, 0) - |x| Phi(-|x|); slopes at x and -x add up to 1.
 K, C = math.sqrt(2 / math.pi), 0.044715
 FAR = 40.0  # beyond, Phi(-|x|) rounds to 0
+in_pieces = functools.partial(blocked, block=1 << 17)  # as large as with few temporaries they may be
 
 # Phi(-a) exp(a^2 / 2) is P((1.1875 a - 4) / (a + 4)) / (a + 4): P interpolates at the Chebyshev points that stand for
 # 0 <= a <= 128/3, with relative errors of 8e-10 and 4e-17.
@@ -233,14 +244,19 @@ def normal_tail(xp: Any, x: Any) -> tuple[Any, Any, Any]:
     return a, mills, bell + bell * (d + d * d * (0.5 + d / 6))
 
 
-@blocked
-def gelu_forward(xp: Any, x: Any, approximate: str) -> Any:
+@in_pieces
+def gelu_forward(xp: Any, x: Any, approximate: str, into: Any = None) -> Any:
     """x Phi(x)."""
     if approximate == "tanh":
-        step = xp.tanh(x * (K + (K * C) * (x * x)))
+        x = xp.clip(x, -FAR, math.inf, out=xp.empty_like(x))
+        step = xp.multiply(x, x, out=xp.empty_like(x) if into is None else into)
+        step *= K * C
+        step += K
+        step *= x
+        xp.tanh(step, out=step)
         step += 1
-        step *= 0.5
-        step *= xp.maximum(x, -FAR)
+        x *= 0.5
+        step *= x
         return step
     a, mills, bell = normal_tail(xp, x)
     a *= mills
@@ -248,14 +264,26 @@ def gelu_forward(xp: Any, x: Any, approximate: str) -> Any:
     return (xp.maximum(x, 0) - a).astype(x.dtype, copy=False)
 
 
-@blocked
-def gelu_back(xp: Any, t: Any, x: Any, approximate: str) -> Any:
+@in_pieces
+def gelu_back(xp: Any, t: Any, x: Any, approximate: str, into: Any = None) -> Any:
     """t (Phi(x) + x Phi'(x))."""
     if approximate == "tanh":
-        x = xp.clip(x, -FAR, FAR)
-        z = x * x
-        step = xp.tanh(x * (K + (K * C) * z))
-        return t * (0.5 * (1 + step + x * (1 - step * step) * (K + (3 * K * C) * z)))
+        x, slope, step = (xp.clip(x, -FAR, FAR, out=xp.empty_like(x)), xp.empty_like(x), xp.empty_like(x))
+        xp.multiply(x, x, out=slope)
+        xp.multiply(slope, K * C, out=step)
+        step += K
+        step *= x
+        xp.tanh(step, out=step)
+        slope *= 3 * K * C
+        slope += K
+        slope *= x
+        xp.multiply(step, step, out=x)
+        xp.subtract(1, x, out=x)
+        slope *= x
+        slope += step
+        slope += 1
+        slope *= 0.5
+        return xp.multiply(t, slope, out=into)  # not before, for it may be the memory of t
     a, mills, bell = normal_tail(xp, x)
     a *= -0.5 * K
     a += mills

@@ -11,11 +11,14 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
+from gpugrad.backends.blas import single
+from gpugrad.backends.threads import portion, share
 from gpugrad.define import general, linear, multilinear
 from gpugrad.dtypes import is_float
 from gpugrad.errors import DTypeError, ShapeError, describe, fail
@@ -31,7 +34,8 @@ __all__ = [
 
 # Elements of the columns at a time, so that they stay in a CPU cache between being written and read. The adjoint in the
 # input adds tap by tap and wants longer runs (5 x 5 kernels, batch 64: 0.8 ms, against 1.4 ms with the smaller chunk).
-CHUNK, CHUNK_ADJOINT = 1 << 17, 1 << 20
+CHUNK, CHUNK_ADJOINT = 1 << 18, 1 << 20
+LOCKED = 500  # elements of a product that NumPy makes without letting other threads run
 SMALL_PRODUCT = 10**6  # multiply-adds that OpenBLAS does straight away, without making blocks of the factors first
 
 
@@ -60,25 +64,55 @@ def batch_last(xp: Any, x: Any, padding: Pair = (0, 0)) -> Any:
     return framed
 
 
-def columns(
-    xp: Any, x: Any, kernel: Pair, out: Pair, stride: Pair, dilation: Pair, groups: int, limit: int
-) -> Iterator[tuple[slice, Any]]:
-    """(slice of the flat output pixels, their columns (groups, C/groups kh kw, pixels)) of a batch-last array.
+def blocks(xp: Any, out: Pair, n: int, limit: int) -> Pair:
+    """Into how many blocks of whole rows, and cuts of those, output pixels are split so that each has up to `limit`."""
+    if xp is not np:
+        return 1, 1
+    (oh, ow), pixels = out, max(limit, 1)
+    parts = -(-oh // max(1, pixels // max(1, ow * n))), -(-ow * n // pixels)
+    return tuple(next(i for i in range(max(1, min(k, m)), m + 1) if m % i == 0) for k, m in zip(parts, out))  # type: ignore[return-value]
 
-    limit: pixels at a time, but one of each image at least; all of them on a GPU.
+
+def in_blocks(y: Any, split: Pair) -> Any:
+    """(groups, channels, pixels) as (rows of blocks, cuts, groups, channels, pixels of a block)."""
+    (groups, c, pixels), (rows, cuts) = y.shape, split
+    return y.reshape(groups, c, rows, cuts, pixels // (rows * cuts)).transpose(2, 3, 0, 1, 4)
+
+
+def with_columns(
+    xp: Any, work: Callable[[slice, Any], object], x: Any, kernel: Pair, out: Pair, stride: Pair, dilation: Pair,
+    groups: int, split: Pair,
+) -> None:  # fmt: skip
+    """work(rows of blocks, their columns (rows, cuts, groups, C/groups kh kw, pixels)) of a batch-last array.
+
+    On the host threads share the rows, and what one of them makes at a time has up to CHUNK elements.
     """
-    (c, _, _, n), (sc, sh, sw, sn), (kh, kw), (oh, ow) = x.shape, x.strides, kernel, out
+    (c, _, _, n), (sc, sh, sw, sn), (kh, kw), (rows, cuts) = x.shape, x.strides, kernel, split
+    down, across, (dh, dw) = out[0] // rows, out[1] // cuts, (sh * stride[0], sw * stride[1])
     view = xp.lib.stride_tricks.as_strided(
-        x, (c, kh, kw, oh, ow, n), (sc, sh * dilation[0], sw * dilation[1], sh * stride[0], sw * stride[1], sn)
-    )
-    down, across = oh, ow
-    if xp is np:  # rows, or pieces of one
-        down, across = max(1, limit // max(ow * n, 1)), max(1, ow // max(1, -(-ow * n // max(limit, 1))))
-    for top in range(0, oh, down):
-        for left in range(0, ow, across):
-            part = view[:, :, :, top : top + down, left : left + across]
-            start = (top * ow + left) * n
-            yield slice(start, start + math.prod(part.shape[3:])), part.reshape(groups, c // groups * kh * kw, -1)
+        x, (rows, cuts, c, kh, kw, down, across, n),
+        (dh * down, dw * across, sc, sh * dilation[0], sw * dilation[1], dh, dw, sn),
+    )  # fmt: skip
+    shape = cuts, groups, c // groups * kh * kw, down * across * n
+    step, spare = max(1, CHUNK // max(1, math.prod(shape))) if xp is np else rows, list[Any]()
+
+    def at(start: int) -> None:
+        part = view[start : start + step]
+        memory = spare.pop() if spare else None
+        if kh * kw > 1:
+            memory = xp.empty((step, *view.shape[1:]), x.dtype) if memory is None else memory
+            memory[: len(part)] = part
+            part = memory[: len(part)]
+        work(slice(start, start + step), part.reshape(len(part), *shape))
+        spare.append(memory)
+
+    threaded(xp, at, range(0, rows, step), view.size)
+
+
+def threaded(xp: Any, work: Callable[[int], object], starts: range, size: int) -> None:
+    """work(start) for all of them: on the host by several threads, each of which makes its products alone."""
+    with single if xp is np else nullcontext():
+        share(work, starts, size if xp is np else 0)
 
 
 def at_once(row: int, taps: int, outs: int, groups: int, least: int) -> int:
@@ -86,7 +120,7 @@ def at_once(row: int, taps: int, outs: int, groups: int, least: int) -> int:
 
     As many as stay in the cache, but a row; or fewer, down to `least`, if that makes a small product.
     """
-    many, few = max(row, CHUNK // max(taps, 1)), SMALL_PRODUCT * groups * groups // max(taps * outs, 1)
+    many, few = max(row, CHUNK // 2 // max(taps, 1)), SMALL_PRODUCT * groups * groups // max(taps * outs, 1)
     return min(few, many) if few >= least else many
 
 
@@ -108,8 +142,13 @@ def _conv2d(xp: Any, x: Any, w: Any, stride: Pair, padding: Pair, dilation: Pair
     kernels = matrices(xp, w, groups, framed.dtype)
     out = xp.empty((groups, o // groups, oh * ow * n), framed.dtype)
     limit = at_once(ow * n, x.shape[1] * math.prod(w.shape[2:]), o, groups, 128)
-    for pixels, cols in columns(xp, framed, w.shape[2:], (oh, ow), stride, dilation, groups, limit):
-        xp.matmul(kernels, cols, out=out[:, :, pixels])
+    split = blocks(xp, (oh, ow), n, limit)
+    places = in_blocks(out, split)
+
+    def work(rows: slice, cols: Any) -> None:
+        xp.matmul(kernels, cols, out=places[rows])
+
+    with_columns(xp, work, framed, w.shape[2:], (oh, ow), stride, dilation, groups, split)
     return out.reshape(o, oh, ow, n).transpose(3, 0, 1, 2).astype(x.dtype, copy=False)
 
 
@@ -117,15 +156,21 @@ def _conv2d_weight(
     xp: Any, t: Any, x: Any, stride: Pair, padding: Pair, dilation: Pair, groups: int, kernel: Pair
 ) -> Any:
     n, o, oh, ow = t.shape
-    framed, last = batch_last(xp, x, padding), batch_last(xp, t).reshape(groups, o // groups, -1)
-    total: Any = 0
-    limit = at_once(ow * n, x.shape[1] * math.prod(kernel), o, groups, 1024)
-    for pixels, cols in columns(xp, framed, kernel, (oh, ow), stride, dilation, groups, limit):
-        slopes = last[:, :, pixels]
-        if cols.shape[1] > slopes.shape[1]:  # the longer one first: up to twice as fast on OpenBLAS, the bits the same
-            total = total + xp.matmul(cols, slopes.swapaxes(1, 2)).swapaxes(1, 2)
+    framed, last = batch_last(xp, x, padding), batch_last(xp, t).reshape(groups, o // groups, oh * ow * n)
+    taps = x.shape[1] * math.prod(kernel)
+    limit = at_once(ow * n, taps, o, groups, 1024)
+    split = blocks(xp, (oh, ow), n, limit if taps * o > LOCKED * groups else limit // 4)  # more of them at a time
+    parts, slopes = dict[int, Any](), in_blocks(last, split)
+
+    def work(rows: slice, cols: Any) -> None:
+        mine = slopes[rows]
+        if cols.shape[3] > mine.shape[3]:  # the longer one first: up to twice as fast on OpenBLAS, the bits the same
+            parts[rows.start] = xp.matmul(cols, mine.swapaxes(3, 4)).sum((0, 1)).swapaxes(1, 2)
         else:
-            total = total + xp.matmul(slopes, cols.swapaxes(1, 2))
+            parts[rows.start] = xp.matmul(mine, cols.swapaxes(3, 4)).sum((0, 1))
+
+    with_columns(xp, work, framed, kernel, (oh, ow), stride, dilation, groups, split)
+    total = sum(parts[start] for start in sorted(parts))
     return xp.ascontiguousarray(total.reshape(o, x.shape[1] // groups, *kernel), dtype=t.dtype)
 
 
@@ -141,15 +186,23 @@ def _conv2d_input(
         return _conv2d(xp, t, turned.reshape(c, o // groups, kh, kw), stride, around, dilation, groups)  # type: ignore[arg-type]
     last = batch_last(xp, t).reshape(groups, o // groups, -1)
     kernels = matrices(xp, w, groups, last.dtype).swapaxes(1, 2)
-    framed = xp.zeros((c, h + 2 * ph, width + 2 * pw, n), last.dtype)
-    for rows in row_chunks(xp, c * kh * kw * ow * n, oh, CHUNK_ADJOINT):
-        cols = xp.matmul(kernels, last[:, :, rows.start * ow * n : rows.stop * ow * n])
-        cols = cols.reshape(c, kh, kw, rows.stop - rows.start, ow, n)
-        below = framed[:, rows.start * stride[0] :]
-        for i in range(kh):
-            for j in range(kw):
-                at = (tap(i, cols.shape[3], stride[0], dilation[0]), tap(j, ow, stride[1], dilation[1]))
-                below[:, at[0], at[1]] += cols[:, i, j]
+    framed = xp.zeros((groups, c // groups, h + 2 * ph, width + 2 * pw, n), last.dtype)
+    each = groups * kh * kw * oh * ow * n
+    step = max(1, portion(c // groups * each, CHUNK_ADJOINT) // max(1, each)) if xp is np else c // groups
+
+    def work(start: int) -> None:
+        mine, taps = framed[:, start : start + step], kernels[:, start * kh * kw : (start + step) * kh * kw]
+        for rows in row_chunks(xp, math.prod(mine.shape[:2]) * kh * kw * ow * n, oh, CHUNK_ADJOINT):
+            cols = xp.matmul(taps, last[:, :, rows.start * ow * n : rows.stop * ow * n])
+            cols = cols.reshape(*mine.shape[:2], kh, kw, rows.stop - rows.start, ow, n)
+            below = mine[:, :, rows.start * stride[0] :]
+            for i in range(kh):
+                for j in range(kw):
+                    at = (tap(i, cols.shape[4], stride[0], dilation[0]), tap(j, ow, stride[1], dilation[1]))
+                    below[:, :, at[0], at[1]] += cols[:, :, i, j]
+
+    threaded(xp, work, range(0, c // groups, step), c // groups * each)
+    framed = framed.reshape(c, *framed.shape[2:])
     inner = xp.ascontiguousarray(framed[:, ph : ph + h, pw : pw + width], dtype=t.dtype)
     return inner.transpose(3, 0, 1, 2)
 

@@ -52,7 +52,7 @@ def select(xp: Any, condition: Any, x: Any, y: Any, into: Any = None) -> Any:
     dtype, bits = array.dtype, f"i{array.itemsize}"
     b = np.asarray(y, dtype).view(bits)
     if type(x) is int and x == 0:
-        mask = condition.view("i1") - np.int8(1)
+        mask = condition.view("i1") - ONE
         out = np.bitwise_and(b, mask, out=None if into is None else into.view(bits))
         return out.view(dtype) if into is None else into
     blend = (np.asarray(x, dtype).view(bits) ^ b) & -condition.view("i1")
@@ -60,36 +60,48 @@ def select(xp: Any, condition: Any, x: Any, y: Any, into: Any = None) -> Any:
     return blend.view(dtype)
 
 
+ONE = np.ones((), "i1")
 BLOCK = 1 << 16
 SMALL = 8192  # of fewer elements a dot product is the fastest look, and made by one thread
 
 
-def blocked(forward: Callable[..., Any], block: int = BLOCK) -> Callable[..., Any]:
+def blocked(forward: Callable[..., Any], block: int = BLOCK, least: int = 0) -> Callable[..., Any]:
     """A formula of many passes, run in cache-sized pieces on large host arrays: 4 times faster at 1e6 elements,
     because its temporaries stay in the cache. The result has the dtype of the last array; with `reuse`, its memory.
-    A formula with a parameter `into` may put each piece there itself."""
+    A formula with a parameter `into` may put each piece there itself. least: elements from which pieces are worth it.
+    """
+    least = least or min(block, threads.SHARED)
     direct = "into" in forward.__code__.co_varnames
 
     @functools.wraps(forward)
     def run(xp: Any, *arrays: Any, into: Any = None, reuse: bool = False, **attrs: Any) -> Any:
         x = arrays[-1]
         into = x if reuse else into
-        if xp is not np or x.size <= block or not x.flags.c_contiguous or any(a.shape != x.shape for a in arrays):
+        whole = xp is not np or x.size <= least or any(a.shape != x.shape for a in arrays)
+        if not whole and not x.flags.c_contiguous:
+            axes = sorted(range(x.ndim), key=lambda i: -x.strides[i])
+            out = np.empty_like(x) if into is None else into
+            turned = [a.transpose(axes) for a in (*arrays, out)]
+            if all(a.flags.c_contiguous for a in turned):
+                run(xp, *turned[:-1], into=turned[-1], **attrs)
+                return out
+            whole = True
+        if whole:
             if not direct:
                 return forward(xp, *arrays, **attrs)
             if into is None and all((a.shape, a.dtype) == (x.shape, x.dtype) for a in arrays) and xp is np:
                 into = np.empty_like(x)  # lies as with `reuse`, on which the bits of later sums depend
             return forward(xp, *arrays, into=into, **attrs)
         out = np.empty(x.shape, x.dtype) if into is None else into
-        flat, put = [a.reshape(-1) for a in arrays], out.reshape(-1)
+        flat, put, step = [a.reshape(-1) for a in arrays], out.reshape(-1), threads.portion(x.size, block)
 
         def work(i: int) -> None:
-            here, pieces = put[i : i + block], [a[i : i + block] for a in flat]
+            here, pieces = put[i : i + step], [a[i : i + step] for a in flat]
             made = forward(xp, *pieces, into=here, **attrs) if direct else forward(xp, *pieces, **attrs)
             if made is not here:
                 here[...] = made
 
-        threads.share(work, range(0, x.size, block), x.size)
+        threads.share(work, range(0, x.size, step), x.size)
         return out
 
     return run

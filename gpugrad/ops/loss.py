@@ -31,19 +31,23 @@ BOTH = "softmax_xent+softmax_xent_bwd"  # what replay makes of the two
 NARROW = 28  # up to so many classes a block is worked on transposed: long runs of rows instead of short ones of classes
 
 
+def within(labels: Any, classes: int) -> bool:
+    """Whether all class numbers, on the host, are in [0, classes): one look at them as unsigned, -1 as the largest."""
+    return not labels.size or int(labels.view(f"u{labels.itemsize}").max()) < classes
+
+
 def check_labels(labels: Any, classes: int, ignore_index: int) -> None:
     """Raise RangeError naming the first row whose class number is neither in [0, classes) nor ignore_index.
 
     On the CPU only: reading labels would make the host wait for a GPU, whose kernel reports them by itself.
     """
-    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        bad = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
-        if bad.any():
-            row = int(bad.argmax())
-            raise fail(
-                RangeError, "softmax_xent",
-                f"label {int(labels[row])} in row {row}; expected 0 to {classes - 1}, or {ignore_index} to ignore it",
-            )  # fmt: skip
+    bad = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
+    if bad.any():
+        row = int(bad.argmax())
+        raise fail(
+            RangeError, "softmax_xent",
+            f"label {int(labels[row])} in row {row}; expected 0 to {classes - 1}, or {ignore_index} to ignore it",
+        )  # fmt: skip
 
 
 class Rows:
@@ -60,18 +64,23 @@ class Rows:
         self.base = self.hit = None
         self.cost: Any = xp.empty(n, self.dtype) if smoothing or labels.ndim == 2 else 0
         if labels.ndim == 2:
-            self.total = xp.empty(n, self.dtype)
-        else:
-            if xp is np:
-                check_labels(labels, classes, ignore_index)
+            self.total, self.plain = xp.empty(n, self.dtype), False
+            return
+        self.true, self.places, self.some_ignored = labels, xp.arange(self.step), True
+        if xp is np and within(labels, classes):
+            self.some_ignored = 0 <= ignore_index < classes and bool((labels == ignore_index).any())
+        elif xp is np:
+            check_labels(labels, classes, ignore_index)
+        valid = xp.ones(n, self.dtype)
+        if self.some_ignored:
             self.ignored = labels == ignore_index
-            self.some_ignored = xp is not np or self.ignored.any()
-            self.true, self.places, valid = xp.where(self.ignored, 0, labels), xp.arange(self.step), ~self.ignored
-            self.hit = self.total = self.keep * (valid if w is None else valid * w[self.true]).astype(self.dtype)
-            if smoothing:
-                even = xp.full(classes, smoothing / classes, self.dtype)
-                even = even if w is None else even * w
-                self.base, self.total = even[:, None], self.hit + valid * even.sum()
+            self.true, valid = xp.where(self.ignored, 0, labels), ~self.ignored
+        self.hit = self.total = self.keep * (valid if w is None else valid * w[self.true]).astype(self.dtype)
+        self.plain = w is None and not smoothing and not self.some_ignored  # all of these are 1
+        if smoothing:
+            even = xp.full(classes, smoothing / classes, self.dtype)
+            even = even if w is None else even * w
+            self.base, self.total = even[:, None], self.hit + valid * even.sum()
 
     def each(self, work: Callable[[slice, Any, Any], object], out: Any = None) -> None:
         """work(rows, x, z) for all rows, by several threads; x are logits, z is memory, both (classes, rows).
@@ -142,21 +151,22 @@ class Rows:
         """One a row."""
         xp, hit = self.xp, self.hit
         with np.errstate(all="ignore"):
-            cost = self.cost + self.total * self.log
+            cost = self.log if self.plain else self.cost + self.total * self.log
             if hit is not None:
-                below = hit * xp.subtract(self.top, self.own, dtype="float64")
-                cost = xp.where(self.ignored, 0, cost + xp.where(hit == 0, 0, below))
+                below = xp.subtract(self.top, self.own, dtype="float64")
+                below = below if self.plain else xp.where(hit == 0, 0, hit * below)
+                cost = xp.where(self.ignored, 0, cost + below) if self.some_ignored else cost + below
             return cost.astype(self.logits.dtype)
 
     def slopes(self, rows: slice, z: Any, g: Any, base: Any, top: Any) -> None:
         """From exp(x - top) in z to g times the gradient."""
         xp, g = self.xp, g[rows]
-        scale = g * self.total[rows] * xp.exp(top - self.lse[rows])
+        scale = (g if self.plain else g * self.total[rows]) * xp.exp(top - self.lse[rows])
         xp.multiply(z, scale.astype(self.dtype), out=z)
         if base is not None:
             xp.subtract(z, g * base, out=z)
         if self.hit is not None:
-            z[self.mine(rows)] -= g * self.hit[rows]
+            z[self.mine(rows)] -= g if self.plain else g * self.hit[rows]
             if self.some_ignored:
                 z[:, self.ignored[rows]] = 0
 

@@ -19,6 +19,7 @@ from gpugrad.define import general, update
 from gpugrad.dtypes import is_float, promote
 from gpugrad.errors import DTypeError, ShapeError, describe, fail
 from gpugrad.launch import normalize as launch
+from gpugrad.ops._sums import dots
 from gpugrad.ops.creation import ones
 from gpugrad.ops.shape import astype, operand, reshape, sizes
 
@@ -33,12 +34,19 @@ def wide(x: Any) -> Any:
 # --- normalisations -------------------------------------------------------------------------------------------
 
 
+def average(xp: Any, x: Any, axis: Axes, y: Any = None) -> Any:
+    """Mean of x, or of x y, over axes that stay with length 1."""
+    if xp is np and axis == (x.ndim - 1,):
+        return (dots(xp, x, y) / x.shape[-1])[..., None]
+    return (x if y is None else x * y).mean(axis, keepdims=True)
+
+
 def standardize(xp: Any, x: Any, axis: Axes, eps: float, centred: bool) -> tuple[Any, Any, Any, Any]:
     """(xhat, mean or None, variance, rstd) in the type of sums; statistics keep the reduced axes with length 1."""
     v = wide(x)
-    mean = v.mean(axis, keepdims=True) if centred else None
+    mean = average(xp, v, axis) if centred else None
     y = v - mean if centred else v.copy("K")
-    var = xp.square(y).mean(axis, keepdims=True)
+    var = average(xp, y, axis, y)
     rstd = 1 / xp.sqrt(var + eps)
     y *= rstd
     return y, mean, var, rstd
@@ -94,20 +102,22 @@ def _layer_norm_bwd(
     if rstd is None:
         xhat, _, _, rstd = standardize(xp, x, axis, eps, centred)
     else:
-        xhat = (v - mean if centred else v) * rstd
+        xhat = v - mean if centred else v.copy("K")
+        xhat *= rstd
     dw = db = xp.zeros(0, x.dtype)
-    over = axis if weight is None else folds(x.shape, weight.shape)
-    along, u, scale = t * xhat, t, rstd
+    u, scale, means = t, rstd, None
     if weight is not None:
-        dw, db = (g.sum(over).reshape(weight.shape).astype(weight.dtype, copy=False) for g in (along, t))
-    if over != axis:
-        u = t * weight
-        along = xp.multiply(u, xhat, out=along)
-    elif weight is not None:  # one for all elements that are set against each other
-        scale = rstd * weight
-    xhat *= along.mean(axis, keepdims=True)
+        over = folds(x.shape, weight.shape)
+        sums = [g.sum(over, keepdims=True) for g in (t * xhat, t)]
+        dw, db = (g.reshape(weight.shape).astype(weight.dtype, copy=False) for g in sums)
+        if over == axis:  # one weight for all elements that are set against each other
+            scale, means = rstd * weight, [g / math.prod(x.shape[i] for i in axis) for g in sums]
+        else:
+            u = t * weight
+    along, level = means or (average(xp, u, axis, xhat), average(xp, u, axis) if centred else None)
+    xhat *= along
     if centred:
-        xhat += u.mean(axis, keepdims=True)
+        xhat += level
     u = xp.subtract(u, xhat, out=xhat)
     u *= scale
     if more is not None:

@@ -8,15 +8,55 @@
 #include "../functors.cuh"
 
 extern "C" void gg_parallel(long long count, void (*task)(void*, long long), void* context);
+extern "C" double gg_clock();
 
 #define GG_EXPORT extern "C" __attribute__((visibility("default")))
 
 constexpr long long TILE = 512, CHUNK = 16384;
+constexpr long long STREAM = 1 << 25; // bytes of results that no cache holds until they are read
 constexpr int DIMS = 8, LANES = 16;
 
 template <class F> static inline void parallel(long long count, F f) {
     auto task = [](void* context, long long i) { (*static_cast<F*>(context))(i); };
     gg_parallel(count, task, &f);
+}
+
+// The same for tasks of `size` elements each: where that is few, the first tells whether the others are worth waking a thread.
+template <class F> static inline void parallel(long long count, long long size, F f) {
+    constexpr double WAKE = 30e-6;
+    if (count < 1 || size > CHUNK) return parallel(count, f);
+    const double start = gg_clock();
+    f(0);
+    if ((gg_clock() - start) * double(count - 1) > WAKE) parallel(count - 1, [&](long long i) { f(i + 1); });
+    else for (long long i = 1; i < count; i++) f(i);
+}
+
+// Copy n bytes past the caches, where the processor can: memory that is written whole need not be read before.
+static inline void stream(char* to, const char* from, long long n) {
+    __builtin_prefetch(to + 3 * n, 1); // a line that two pieces share: nothing waits for it then
+    long long i = -reinterpret_cast<long long>(to) & 63;
+    i = i < n ? i : n;
+    __builtin_memcpy(to, from, i);
+#if defined(__SSE2__) || defined(__clang__)
+    typedef float Vector __attribute__((vector_size(16)));
+    for (; i + 64 <= n; i += 64)
+        for (int k = 0; k < 64; k += 16) {
+            Vector v;
+            __builtin_memcpy(&v, from + i + k, 16);
+#ifdef __clang__
+            __builtin_nontemporal_store(v, reinterpret_cast<Vector*>(to + i + k));
+#else
+            __builtin_ia32_movntps(reinterpret_cast<float*>(to + i + k), v);
+#endif
+        }
+#endif
+    __builtin_memcpy(to + i, from + i, n - i);
+}
+// Other threads see what was streamed.
+static inline void settle() {
+#ifdef __SSE2__
+    __builtin_ia32_sfence();
+#endif
 }
 
 // DIRECT: contiguous in the job's shape; SPREAD: one value; GATHERED: by strides in bytes, 0 where it is broadcast;
@@ -91,11 +131,12 @@ template <class A> static void draw(const Job& job, const Mask& mask, char* to, 
     for (long long i = 0; i < n; i++) out[i] = own[i] <= last ? scale : A(0);
 }
 
-// The sum or the maximum of what it is given, in LANES strands that follow from the lengths of the pieces alone.
+// The sum, mean or maximum of what it is given, in LANES strands that follow from the lengths of the pieces alone.
+enum End : int { SUM, MEAN, MAX };
 struct Ending {
     bool max;
     double value;
-    explicit Ending(bool max = false) : max(max), value(max ? -__builtin_inf() : 0) {}
+    explicit Ending(End kind = SUM) : max(kind == MAX), value(max ? -__builtin_inf() : 0) {}
 
     template <class A> void add(const A* x, long long n) {
         A lanes[LANES];
@@ -112,16 +153,23 @@ struct Ending {
     void merge(double x) { value = !max ? value + x : x > value || x != x ? x : value; }
 };
 
-// body(n, p) computes n elements, p[k] being where those of operand k begin; the last ENDS operands are reduced.
-template <class A, int OPERANDS, int ENDS, class Body>
-static void run(const Job* given, const Mask* masks, const bool* maxima, Body body) {
+// body(n, p) computes n elements, p[k] being where those of operand k begin; the first OUTS are results, the last ENDS
+// are reduced.
+template <class A, int OPERANDS, int OUTS, int ENDS, class Body>
+static void run(const Job* given, const Mask* masks, const End* ends, Body body) {
     const Job& job = *given;
     const long long n = job.n, span = job.span ? job.span : n;
     const bool rows = span < n; // a result of the ends a row, else one of all, put together from chunks
     const long long chunk = !rows ? CHUNK : span < CHUNK ? CHUNK / span * span : span, chunks = (n + chunk - 1) / chunk;
     const long long pass = rows ? span : chunk; // elements that a result, or a part of it, is made of
+    long long bytes = 0;
+    for (int k = 0; k < OUTS; k++) bytes += n * job.operands[k].itemsize;
+    const bool past = bytes > STREAM;
+    auto put = [&](int j, long long at, double value) {
+        reinterpret_cast<A*>(job.operands[OPERANDS - ENDS + j].data)[at] = A(ends[j] == MEAN ? value / span : value);
+    };
     Ending* parts = static_cast<Ending*>(__builtin_malloc(sizeof(Ending) * (ENDS * chunks + 1)));
-    parallel(chunks, [&](long long number) {
+    parallel(chunks, chunk, [&](long long number) {
         alignas(64) char stage[OPERANDS][TILE * sizeof(double)];
         const long long begin = number * chunk, end = begin + chunk < n ? begin + chunk : n;
         for (int k = 0; k < OPERANDS; k++) {
@@ -131,28 +179,33 @@ static void run(const Job* given, const Mask* masks, const bool* maxima, Body bo
         for (long long start = begin; start < end; start += pass) {
             const long long stop = start + pass < end ? start + pass : end;
             Ending totals[ENDS + 1];
-            for (int j = 0; j < ENDS; j++) totals[j] = Ending(maxima[j]);
+            for (int j = 0; j < ENDS; j++) totals[j] = Ending(ends[j]);
             for (long long first = start; first < stop; first += TILE) {
                 const long long count = first + TILE < stop ? TILE : stop - first;
                 char* p[OPERANDS];
                 for (int k = 0; k < OPERANDS; k++) {
                     const Operand& o = job.operands[k];
-                    p[k] = o.form == DIRECT ? o.data + first * o.itemsize : stage[k];
+                    p[k] = o.form == DIRECT && !(past && k < OUTS) ? o.data + first * o.itemsize : stage[k];
                     if (o.form == GATHERED) gather(job, o, stage[k], first, count);
                     if (o.form == DRAWN) draw<A>(job, masks[o.itemsize], stage[k], first, count);
                 }
                 body(count, p);
+                for (int k = 0; k < OUTS && past; k++) {
+                    const Operand& o = job.operands[k];
+                    stream(o.data + first * o.itemsize, stage[k], count * o.itemsize);
+                }
                 for (int j = 0; j < ENDS; j++) totals[j].add(reinterpret_cast<A*>(p[OPERANDS - ENDS + j]), count);
             }
             for (int j = 0; j < ENDS; j++) {
-                if (rows) reinterpret_cast<A*>(job.operands[OPERANDS - ENDS + j].data)[start / span] = A(totals[j].value);
+                if (rows) put(j, start / span, totals[j].value);
                 else parts[j * chunks + number] = totals[j];
             }
         }
+        if (past) settle();
     });
     for (int j = 0; j < ENDS && !rows; j++) {
         for (long long i = 1; i < chunks; i++) parts[j * chunks].merge(parts[j * chunks + i].value);
-        *reinterpret_cast<A*>(job.operands[OPERANDS - ENDS + j].data) = A(parts[j * chunks].value);
+        put(j, 0, parts[j * chunks].value);
     }
     __builtin_free(parts);
 }

@@ -96,10 +96,17 @@ template <class A> __forceinline__ A power_of_two(typename Float<A>::Bits n) {
 
 template <class A> __forceinline__ A exp_of(A x) {
     using F = Float<A>;
-    x = x < F::smallest ? F::smallest : x > F::largest ? F::largest : x;
+    x = x < F::smallest ? F::smallest : x;
+    x = x > F::largest ? F::largest : x;
     Reduced<A> y(x);
     typename F::Bits half = y.n >> 1; // a power of two in two factors: the whole range of results, subnormal ones rounded once
     return (1 + y.less_one) * power_of_two<A>(half) * power_of_two<A>(y.n - half);
+}
+// The same where x is at most 0, or NaN: one of the factors is always the same.
+template <class A> __forceinline__ A exp_below(A x) {
+    constexpr typename Float<A>::Bits shift = Float<A>::bias / 2 + 16;
+    Reduced<A> y(x < Float<A>::smallest ? Float<A>::smallest : x);
+    return (1 + y.less_one) * power_of_two<A>(y.n + shift) * power_of_two<A>(-shift);
 }
 
 template <class A> __forceinline__ A expm1_of(A x) {

@@ -4,6 +4,7 @@
 // workers that wake up in time; nobody waits for a worker that has not begun. A call from a second thread, or from a
 // task, runs alone on its own thread. Which thread does a task never decides a result.
 #include <pthread.h>
+#include <time.h>
 
 typedef void (*Task)(void* context, long long i);
 
@@ -35,6 +36,13 @@ static void* serve(void* number) {
 static void forget() {
     pthread_mutex_init(&guard, nullptr), pthread_cond_init(&work, nullptr), pthread_cond_init(&done, nullptr);
     workers = inside = 0, open = busy = false;
+}
+
+// Seconds since some moment.
+extern "C" __attribute__((visibility("default"))) double gg_clock() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
 }
 
 extern "C" __attribute__((visibility("default"))) void gg_threads(int n) {

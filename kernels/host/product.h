@@ -103,8 +103,8 @@ template <class A> static long long matrix_product(const Product& g) {
     long long tall = MOST_ROWS, wide = MOST_COLUMNS, across, count;
     for (;;) { // smaller parts where there are few, so that there is something to share
         across = (g.n + wide - 1) / wide, count = (g.m + tall - 1) / tall * across;
-        if (small || count >= 4 || tall + wide <= 64) break;
-        (g.n > wide / 2 && wide >= tall ? wide : tall) /= 2;
+        if (small || count >= 4 || (tall <= TALL && wide <= 32)) break;
+        (tall <= TALL || (wide > 32 && wide >= tall && g.n > wide / 2) ? wide : tall) /= 2;
     }
     parallel(count, [&](long long i) {
         const long long top = i / across * tall, left = i % across * wide;

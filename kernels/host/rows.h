@@ -4,10 +4,18 @@
 #pragma once
 #include "loops.h"
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define GG_PICK(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define GG_PICK(x, y, ...) __builtin_shuffle(x, y, typename Integers<sizeof(x[0])>::Four{__VA_ARGS__})
+template <int SIZE> struct Integers { typedef int Four __attribute__((vector_size(16))); };
+template <> struct Integers<8> { typedef long long Four __attribute__((vector_size(32))); };
+#endif
+
 // f(begin, end) for pieces of `rows` rows of `cols` elements.
-template <class F> static inline void each_rows(long long rows, long long cols, F f) {
-    long long step = cols < CHUNK ? CHUNK / (cols ? cols : 1) : 1;
-    parallel((rows + step - 1) / step, [=](long long i) { f(i * step, (i + 1) * step < rows ? (i + 1) * step : rows); });
+template <class F> static inline void each_rows(long long rows, long long cols, F f, long long chunk = CHUNK) {
+    long long step = cols < chunk ? chunk / (cols ? cols : 1) : 1;
+    parallel((rows + step - 1) / step, step * cols, [=](long long i) { f(i * step, (i + 1) * step < rows ? (i + 1) * step : rows); });
 }
 
 // The sum of f(i) over i < n.
@@ -37,6 +45,27 @@ template <class A, class F> static __forceinline__ void fill_row(A* out, long lo
     for (long long i = 0; i < n; i++) out[i] = f(i);
 }
 
+// to[c, r] = from[r, c], by squares of four.
+template <class A> static void turn(A* to, long long to_step, const A* from, long long from_step, int rows, int cols) {
+    typedef A Four __attribute__((vector_size(4 * sizeof(A))));
+    for (int row = 0; row < rows; row += 4)
+        for (int col = 0; col < cols; col += 4) {
+            if (rows < 4 || cols < 4) {
+                for (int r = row; r < rows && r < row + 4; r++)
+                    for (int c = col; c < cols && c < col + 4; c++) to[c * to_step + r] = from[r * from_step + c];
+                continue;
+            }
+            const int r = row < rows - 4 ? row : rows - 4, c = col < cols - 4 ? col : cols - 4; // the last ones overlap
+            Four x[4];
+            for (int k = 0; k < 4; k++) __builtin_memcpy(&x[k], from + (r + k) * from_step + c, sizeof(Four));
+            const Four y[] = {GG_PICK(x[0], x[1], 0, 4, 1, 5), GG_PICK(x[2], x[3], 0, 4, 1, 5),
+                              GG_PICK(x[0], x[1], 2, 6, 3, 7), GG_PICK(x[2], x[3], 2, 6, 3, 7)};
+            const Four z[] = {GG_PICK(y[0], y[1], 0, 1, 4, 5), GG_PICK(y[0], y[1], 2, 3, 6, 7),
+                              GG_PICK(y[2], y[3], 0, 1, 4, 5), GG_PICK(y[2], y[3], 2, 3, 6, 7)};
+            for (int k = 0; k < 4; k++) __builtin_memcpy(to + (c + k) * to_step + r, &z[k], sizeof(Four));
+        }
+}
+
 // --- softmax cross-entropy --------------------------------------------------------------------------------------------
 //
 // loss = lse - x_label, lse = log sum exp x; grad = t (exp(x - lse) - [the label]). loss and lse are null in a backward
@@ -49,27 +78,23 @@ struct Xent { void *loss; double* lse; void* grad; const void* logits; const lon
 // Of up to 64 classes: rows side by side, so that loops run over them.
 template <class A> static void xent_narrow(const Xent& a, long long begin, long long end) {
     constexpr int R = 64;
-    const A* x = static_cast<const A*>(a.logits);
-    alignas(64) A z[64][R], top[R], sum[R], factor[R];
+    const int cols = a.cols;
+    alignas(64) A z[64][R] = {}, top[R] = {}, sum[R], factor[R] = {}, t[R] = {};
     alignas(64) double lse[R];
+    bool counts[R];
     for (long long first = begin; first < end; first += R) {
-        const int m = end - first < R ? end - first : R, cols = a.cols;
-        const A* from = x + first * cols;
-        for (int r = 0; r < m; r++)
-            for (int c = 0; c < cols; c++) z[c][r] = from[r * cols + c];
-        for (int r = m; r < R; r++)
-            for (int c = 0; c < cols; c++) z[c][r] = 0;
-        if (a.forward) {
-            for (int r = 0; r < R; r++) top[r] = z[0][r], sum[r] = 0;
-            for (int c = 1; c < cols; c++) {
+        const int m = end - first < R ? end - first : R;
+        const A* from = static_cast<const A*>(a.logits) + first * cols;
+        const long long* labels = a.labels + first;
+        turn(z[0], R, from, cols, m, cols);
+        for (int r = 0; r < R; r++) sum[r] = 0;
+        if (a.forward) __builtin_memcpy(top, z[0], sizeof top);
+        else for (int r = 0; r < m; r++) top[r] = A(a.lse[first + r]);
+        for (int c = 1; c < cols && a.forward; c++) {
 #pragma omp simd
-                for (int r = 0; r < R; r++) top[r] = z[c][r] > top[r] ? z[c][r] : top[r];
-            }
-#pragma omp simd
-            for (int r = 0; r < R; r++) top[r] = anchored(top[r]);
-        } else {
-            for (int r = 0; r < m; r++) top[r] = A(a.lse[first + r]);
+            for (int r = 0; r < R; r++) top[r] = z[c][r] > top[r] ? z[c][r] : top[r];
         }
+        if (a.forward) fill_row(top, R, [&](long long r) { return anchored(top[r]); });
         for (int c = 0; c < cols; c++) {
 #pragma omp simd
             for (int r = 0; r < R; r++) {
@@ -77,29 +102,26 @@ template <class A> static void xent_narrow(const Xent& a, long long begin, long 
                 sum[r] += z[c][r];
             }
         }
+        for (int r = 0; r < m; r++) counts[r] = labels[r] >= 0 && labels[r] < cols && labels[r] != a.ignored;
         if (a.forward) {
-#pragma omp simd
-            for (int r = 0; r < R; r++) lse[r] = logarithm(double(sum[r]));
+            fill_row(lse, R, [&](long long r) { return logarithm(double(sum[r])); });
             for (int r = 0; r < m; r++) {
-                long long label = a.labels[first + r];
-                bool counts = label >= 0 && label < cols && label != a.ignored;
-                static_cast<A*>(a.loss)[first + r] = counts ? A(lse[r] + (double(top[r]) - double(from[r * cols + label]))) : A(0);
+                const double own = counts[r] ? from[r * cols + labels[r]] : 0;
+                static_cast<A*>(a.loss)[first + r] = counts[r] ? A(lse[r] + (double(top[r]) - own)) : A(0);
                 a.lse[first + r] = lse[r] + top[r];
             }
         }
         if (!a.grad) continue;
+        const A* ts = static_cast<const A*>(a.t) + first * a.step;
+        for (int r = 0; r < m; r++) t[r] = ts[r * a.step];
+        if (a.forward) fill_row(factor, R, [&](long long r) { return t[r] / sum[r]; });
+        else for (int r = 0; r < m; r++) factor[r] = t[r] * A(exponential(double(top[r]) - a.lse[first + r]));
+        for (int c = 0; c < cols; c++) fill_row(z[c], R, [&](long long r) { return z[c][r] * factor[r]; });
         for (int r = 0; r < m; r++) {
-            A t = static_cast<const A*>(a.t)[(first + r) * a.step];
-            factor[r] = a.forward ? t / sum[r] : t * A(exponential(double(top[r]) - a.lse[first + r]));
+            if (counts[r]) z[labels[r]][r] -= t[r];
+            else for (int c = 0; c < cols; c++) z[c][r] = 0;
         }
-        A* grad = static_cast<A*>(a.grad) + first * cols;
-        for (int r = 0; r < m; r++) {
-            long long label = a.labels[first + r];
-            A t = static_cast<const A*>(a.t)[(first + r) * a.step];
-            bool counts = label >= 0 && label < cols && label != a.ignored;
-            for (int c = 0; c < cols; c++) grad[r * cols + c] = counts ? z[c][r] * factor[r] : A(0);
-            if (counts) grad[r * cols + label] -= t;
-        }
+        turn(static_cast<A*>(a.grad) + first * cols, cols, z[0], R, cols, m);
     }
 }
 
@@ -111,10 +133,18 @@ template <class A> static void xent_row(const Xent& a, long long row) {
     const A t = a.grad ? static_cast<const A*>(a.t)[row * a.step] : A(0);
     A shift, factor;
     if (a.forward) {
-        shift = anchored(largest(x, n));
+        const A top = largest(x, n);
+        shift = anchored(top);
         const double own = counts ? double(x[label]) : 0;
-        double sum = grad ? sum_of<A>(n, [=](long long i) { return grad[i] = exponential(x[i] - shift); })
-                          : sum_of<A>(n, [=](long long i) { return exponential(x[i] - shift); });
+        double sum = 0;
+        if (shift != top) // all -inf, or inf among them
+            for (long long i = 0; i < n; i++) {
+                A e = exponential(x[i] - shift);
+                if (grad) grad[i] = e;
+                sum += e;
+            }
+        else if (grad) sum = sum_of<A>(n, [=](long long i) { return grad[i] = exp_below(x[i] - shift); });
+        else sum = sum_of<A>(n, [=](long long i) { return exp_below(x[i] - shift); });
         double log = logarithm(sum);
         static_cast<A*>(a.loss)[row] = counts ? A(log + (double(shift) - own)) : A(0);
         a.lse[row] = log + shift;
@@ -123,7 +153,7 @@ template <class A> static void xent_row(const Xent& a, long long row) {
     } else {
         shift = A(a.lse[row]);
         factor = t * A(exponential(double(shift) - a.lse[row]));
-        if (counts) fill_row(grad, n, [=](long long i) { return exponential(x[i] - shift) * factor; });
+        if (counts) fill_row(grad, n, [=](long long i) { return exp_below(x[i] - shift) * factor; });
     }
     if (!grad) return;
     if (counts) grad[label] -= t;
@@ -133,9 +163,9 @@ template <class A> static void xent_row(const Xent& a, long long row) {
 template <class A> static long long xent(const Xent& a) {
     for (long long row = 0; row < a.rows; row++)
         if ((a.labels[row] < 0 || a.labels[row] >= a.cols) && a.labels[row] != a.ignored) return row;
-    each_rows(a.rows, a.cols, [&](long long begin, long long end) {
-        if (a.cols <= 64) xent_narrow<A>(a, begin, end);
-        else for (long long row = begin; row < end; row++) xent_row<A>(a, row);
+    if (a.cols <= 64) each_rows(a.rows, a.cols, [&](long long begin, long long end) { xent_narrow<A>(a, begin, end); }, 4 * CHUNK);
+    else each_rows(a.rows, a.cols, [&](long long begin, long long end) {
+        for (long long row = begin; row < end; row++) xent_row<A>(a, row);
     });
     return -1;
 }
@@ -156,14 +186,14 @@ template <class A, class F> static long long rows_of(const Rows& a, F f) {
 template <class A> static long long softmax(const Rows& a) {
     return rows_of<A>(a, [](A* out, const A* x, const A*, long long n) {
         A top = largest(x, n);
-        A sum = A(sum_of<A>(n, [=](long long i) { return out[i] = exponential(x[i] - top); }));
+        A sum = A(sum_of<A>(n, [=](long long i) { return out[i] = exp_below(x[i] - top); }));
         fill_row(out, n, [=](long long i) { return out[i] / sum; });
     });
 }
 template <class A> static long long log_softmax(const Rows& a) {
     return rows_of<A>(a, [](A* out, const A* x, const A*, long long n) {
         A top = largest(x, n);
-        A log = A(logarithm(sum_of<A>(n, [=](long long i) { return exponential(x[i] - top); })));
+        A log = A(logarithm(sum_of<A>(n, [=](long long i) { return exp_below(x[i] - top); })));
         fill_row(out, n, [=](long long i) { return x[i] - top - log; });
     });
 }
@@ -189,7 +219,7 @@ template <class A, class F> static void column_totals(A* const* outs, int count,
     const long long width = count * cols, least = CHUNK / (cols ? cols : 1) / GROUP + 1, most = (rows + 32 * GROUP - 1) / (32 * GROUP);
     const long long step = (least > most ? least : most) * GROUP, pieces = (rows + step - 1) / step;
     double* totals = static_cast<double*>(__builtin_calloc(pieces * width + 1, sizeof(double)));
-    parallel(pieces, [&](long long piece) {
+    parallel(pieces, step * cols, [&](long long piece) {
         A* sums = static_cast<A*>(__builtin_malloc(width * sizeof(A) + 1));
         double* total = totals + piece * width;
         const long long end = (piece + 1) * step < rows ? (piece + 1) * step : rows;
@@ -340,7 +370,7 @@ template <class A, class F> static long long update(const Update& a) {
         F::prepare(c[i], a.settings, Clock{a.lr ? *a.lr : 0, a.step ? a.step[k] + 1 : 0, a.product ? a.product[k] : 0});
         first[i + 1] = first[i] + (a.sizes[i] + CHUNK - 1) / CHUNK;
     }
-    parallel(first[a.count], [&](long long piece) {
+    parallel(first[a.count], CHUNK, [&](long long piece) {
         long long low = 0, high = a.count;
         while (high - low > 1) (first[(low + high) / 2] <= piece ? low : high) = (low + high) / 2;
         const long long begin = (piece - first[low]) * CHUNK, n = a.sizes[low] - begin < CHUNK ? a.sizes[low] - begin : CHUNK;

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gpugrad.bench import report, targets
+from gpugrad import compiler
+from gpugrad.bench import report, targets, workloads
+from gpugrad.bench.peers import PEERS
 from gpugrad.errors import DomainError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,9 +136,58 @@ def test_the_page_in_the_repository_is_what_the_command_writes():
 
 
 def test_the_profile_explains(result):
-    assert "Where an eager step" not in report.markdown(result)
+    assert "spends its time" not in report.markdown(result)
     rows = [{"op": "affine", "phase": "forward", "calls": 3, "share": 0.5},
             {"op": "relu", "phase": "backward", "calls": 2, "share": 0.25},
             {"op": "sum", "phase": "forward", "calls": 1, "share": 0.001}]  # fmt: skip
     result["workloads"][0]["rows"]["gpugrad"]["profile"] = rows
-    assert "- mlp-sgd:128: affine 50%, relu backward 25%\n" in report.markdown(result)
+    text = report.markdown(result)
+    assert "# Where an eager step of gpugrad spends its time\n\n- mlp-sgd:128: affine 50%, relu backward 25%\n" in text
+    assert text.count("spends its time") == 1
+
+
+def test_replays_are_explained_beside_eager_steps(result):
+    def row(op, phase, share, seconds, moved, flops):
+        return {
+            "op": op,
+            "phase": phase,
+            "calls": 1,
+            "share": share,
+            "seconds": seconds,
+            "bytes": moved,
+            "flops": flops,
+        }
+
+    rows = [row("matmul", "replayed", 0.31, 1e-3, 2e6, 64e6), row("add+relu", "compiled", 0.2, 1e-3, 18e6, 0),
+            row("reshape", "replayed", 0.03, 1e-4, 0, 0), row("exp", "replayed", 0.019, 1e-4, 8, 0),
+            {"op": "outside the ops", "phase": "", "calls": 1, "share": 0.04}]  # fmt: skip
+    told = "mlp-sgd:128: matmul 31% (64% of roofline), add+relu compiled 20% (90% of roofline), reshape 3%, outside the"
+    result["workloads"][0]["rows"]["gpugrad-compiled"]["profile"] = rows
+    assert f"# Where a compiled replay spends its time\n\n- {told} ops 4%\n" in report.markdown(result)
+    result["workloads"][0]["rows"]["gpugrad-replay"]["profile"] = rows
+    assert f"# Where a replayed step spends its time\n\n- {told} ops 4%\n" in report.markdown(result)
+    result["rates"] = {"copy": None, "product": None}
+    assert "roofline)" not in report.markdown(result)
+
+
+@pytest.mark.parametrize("column", report.STEPS)
+def test_every_column_of_ours_says_where_its_time_goes(column):
+    if column == "gpugrad-compiled" and not compiler.enabled():
+        pytest.skip("no C++ compiler")
+    peer = PEERS[column].load()("cpu", "float32", 1)
+    small = workloads.find("mlp-adam:8")
+    step = peer.step(small, *small.arrays("float32"))
+    for _ in range(3):
+        step()
+    rows = peer.profile(step)
+    assert sum(r["share"] for r in rows) == pytest.approx(1, abs=0.2)  # the smallest are not kept
+    assert rows[-1]["op"] == "outside the ops"
+    products = [r for r in rows if r["op"] in ("matmul", "affine") and r["phase"] != "backward"]
+    assert sum(r["calls"] for r in products) == 8  # forward three, backward five
+    assert sum(r["flops"] for r in products) == small.flops
+    assert all(r["phase"] in ("forward", "backward", "") for r in rows) == (column == "gpugrad")
+    result = {
+        "rates": {"copy": 1e10, "product": 1e11},
+        "workloads": [{"name": "x", "rows": {column: {"profile": rows}}}],
+    }
+    assert report.profiles(result, column).startswith("- x: ")

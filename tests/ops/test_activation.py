@@ -196,3 +196,18 @@ def test_bias_act_refuses_what_does_not_fit():
     ):
         with pytest.raises(kind, match=message):
             bias_act(*args)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "mish"])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_large_arrays_in_any_order_of_memory(name, axes):
+    """They are worked on in pieces, which follow each other in memory, and so is the result."""
+    x, t = (np.random.default_rng(i).normal(size=(70, 80, 100)).astype("float32") for i in range(2))
+    x[0, 0, :4] = np.nan, np.inf, -np.inf, -0.0
+    run, back = (TABLE[f"{name}{end}"].impls[np.ndarray] for end in ("", "_bwd"))
+    attrs = {"approximate": "tanh"} if name == "gelu" else {}
+    out, slope = run(x, **attrs), back(t, x, **attrs)
+    a, b = (np.ascontiguousarray(v.transpose(axes)).transpose(np.argsort(axes)) for v in (x, t))
+    for got, want in ((run(a, **attrs), out), (back(b, a, **attrs), slope)):
+        np.testing.assert_array_equal(got, want)
+        assert got.strides == a.strides

@@ -94,6 +94,18 @@ def test_a_query_that_sees_nothing_gives_zeros(second):
         assert np.isfinite(values(deeper)).all()
 
 
+@pytest.mark.parametrize("hidden", [np.nan, np.inf])
+@pytest.mark.parametrize("block", [7, 1 << 18])
+def test_what_a_later_key_scores_does_not_matter(monkeypatch, hidden, block):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    q, k, v = (normal(1, 2, 9, 4) for _ in range(3))
+    k[:, :, 5] = hidden
+    first = [gg.tensor(a[:, :, :5], requires_grad=True) for a in (q, k, v)]
+    out = attend(*first, is_causal=True)
+    np.testing.assert_allclose(values(attend(q, k, v, is_causal=True))[:, :, :5], values(out), rtol=1e-14)
+    np.testing.assert_allclose(values(out), reference(*(a.numpy() for a in first), causal=True), rtol=1e-12)
+
+
 def test_infinite_float_mask_hides_like_a_boolean_one():
     q, k, v = normal(2, 5, 3), normal(2, 6, 3), normal(2, 6, 3)
     seen = RNG.random((5, 6)) < 0.5

@@ -322,3 +322,18 @@ def test_other_gradients_do_not_take_the_logits(of):
     got = (weight if of == "weight" else labels).grad.numpy()
     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
     np.testing.assert_allclose(got, -(y * log_p).sum(0) if of == "weight" else -log_p * w)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i4", "i8"])
+@pytest.mark.parametrize("ignored, present", [(-100, False), (2, True), (2, False), (120, True), (120, False)])
+def test_class_numbers_of_every_integer_type(kind, ignored, present):
+    x, y = RNG.normal(size=(6, 5)), np.array([0, 4, 1, 3, 0, 1])
+    y[2] = ignored if present else 1
+    cost, grad = ours(x, y.astype(kind), ignore_index=ignored)
+    for got, want in zip((cost, grad), reference(x, y, ignore_index=ignored)):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
+    assert (cost[2] == 0) == present == (not grad[2].any())
+    for wrong in (5, -1 if kind[0] == "i" else 255):
+        y[4] = wrong
+        with pytest.raises(RangeError, match=f"label {wrong} in row 4"):
+            softmax_xent(x, y.astype(kind), ignore_index=ignored)

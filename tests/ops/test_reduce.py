@@ -12,6 +12,7 @@ import pytest
 import gpugrad as gg
 from gpugrad.check import gradcheck, gradgradcheck
 from gpugrad.ops._axes import normalize_axis, one_axis
+from gpugrad.ops._sums import ROWS, dots
 
 AXES = [None, *range(-4, 4), *[c for k in range(5) for c in itertools.combinations(range(4), k)], (-1, 0), (3, 1)]
 
@@ -326,3 +327,13 @@ def test_sums_of_columns_keep_nan_and_infinity_to_themselves():
     x = np.ones((5000, 8), "float32")
     x[4999, 1], x[17, 2] = np.nan, np.inf
     assert np.array_equal(gg.sum(x, 0).numpy(), [5000, np.nan, np.inf] + [5000] * 5, equal_nan=True)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, ROWS, ROWS + 1, 9 * ROWS + 3])
+@pytest.mark.parametrize("dtype, tol", [("float32", 2e-6), ("float64", 1e-14)])
+def test_dots_of_rows_of_any_length(n, dtype, tol):
+    x, y = (np.random.default_rng(i).random((4, n, 3)).astype(dtype).swapaxes(1, 2) for i in range(2))
+    for given in ((x,), (x, y), (x.copy(), y)):
+        got, exact = dots(np, *given), np.prod([a.astype("float64") for a in given], axis=0)
+        assert (got.dtype, got.shape) == (dtype, (4, 3))
+        np.testing.assert_allclose(got, [[math.fsum(row) for row in m] for m in exact], rtol=tol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from gpugrad.bench.peers import BATCH, Arrays, Step, Unable
 from gpugrad.bench.peers.functional import Functional
 from gpugrad.bench.workloads import Workload
 from gpugrad.nn import functional as F
+
+STEPS, PROFILED = 50, 0.2  # at most so many steps, or seconds, are profiled
+ROWS = 12  # of a profile that are kept
 
 
 class Eager(Functional):
@@ -120,13 +124,20 @@ class Eager(Functional):
         return None if self.device == "cpu" else backends.get(self.device).gemm.computed()  # type: ignore[attr-defined]
 
     def profile(self, step: Step) -> list[dict[str, Any]] | None:
-        """The ops of an eager step."""
+        """What a step's time goes to, the slowest first; seconds, bytes and flops are those of one step."""
+        steps, start = 0, time.perf_counter()
         with gg.profile(self.device) as found:
-            step()
-        rows = [
-            {"op": r.op, "phase": r.phase, "calls": r.calls, "share": r.seconds / found.seconds} for r in found.rows
-        ]
-        return [*rows[:8], {"op": "outside the ops", "phase": "", "calls": 1, "share": found.outside / found.seconds}]
+            while not steps or (steps < STEPS and time.perf_counter() - start < PROFILED):
+                step()
+                steps += 1
+        rows = [r for r in found.rows if r.phase != "prepared"]  # a replay, to be timed
+        whole = found.outside + sum(r.seconds for r in rows)
+        shown = [
+            {"op": r.op, "phase": r.phase, "share": r.seconds / whole, "seconds": r.seconds / steps,
+             "calls": r.calls // steps, "bytes": r.bytes // steps, "flops": r.flops // steps}
+            for r in rows[:ROWS]
+        ]  # fmt: skip
+        return [*shown, {"op": "outside the ops", "phase": "", "calls": 1, "share": found.outside / whole}]
 
     def rates(self) -> tuple[float, float] | None:
         """Of the device; on the CPU NumPy speaks for us."""
@@ -158,10 +169,6 @@ class Replay(Eager):
         """A captured step counts as one."""
         found = super().launches(step)
         return None if found is None else max(1, found)
-
-    def profile(self, step: Step) -> list[dict[str, Any]] | None:
-        """A replay runs no op that could be timed."""
-        return None
 
     def epoch(self, workload: Workload, parameters: Arrays, batch: Arrays) -> Step:
         """The same as eager."""
