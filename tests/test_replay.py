@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import compiler, execute, losses, nn, optim, proof
+from gpugrad import compiler, execute, losses, nn, optim, proof, recorded
 from gpugrad.errors import DomainError, GraphError, ReplayError
 from gpugrad.nn import functional as F
 from gpugrad.op import TABLE
@@ -434,11 +434,13 @@ def test_values_of_a_transformation_around_the_step_are_no_captures():
         gg.jvp(f, (gg.ones(3),), (gg.ones(3),))
 
 
-def test_a_bounded_number_of_programs_is_kept():
+def test_a_bounded_number_of_programs_is_kept(monkeypatch):
+    assert LIMIT < MOST <= 100
+    monkeypatch.setattr(recorded, "MOST", 4)
     step = gg.replay(lambda x: x + 1, verify=False)
-    for n in range(MOST + 5):
+    for n in range(9):
         step(gg.ones(n + 1))
-    assert len(step.records) == MOST
+    assert [r.key[1][0] for r in step.records] == [(n,) for n in (6, 7, 8, 9)]
 
 
 # --- new programs where something changed -----------------------------------------------------------------------
