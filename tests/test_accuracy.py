@@ -15,7 +15,7 @@ from gpugrad.chain import compile_many, functor
 from gpugrad.op import TABLE
 
 from .ops import truth
-from .test_chain import ATTRS, SPECIAL, chain_of, eager
+from .test_chain import ATTRS, SPECIAL, chain_of, eager, taken
 
 WIDE = {"float32": np.float64, "float64": np.longdouble}
 needs_wide = pytest.mark.skipif(np.finfo(np.longdouble).eps == np.finfo(float).eps, reason="no wider type than float64")
@@ -38,13 +38,7 @@ def operands_of(name, n, dtype):
     found = [np.concatenate(lists) for lists in zip(*found)]
     if name == "softplus":  # beyond, beta x overflows
         found = [np.clip(a, -1e37, 1e37) for a in found]
-    if name == "clip":
-        found[1:] = [np.minimum(*found[1:]), np.maximum(*found[1:])]
-    if name == "where":
-        found[0] = found[0] > 0
-    if name.startswith(("logical", "bitwise")):
-        found = [a > 0 for a in found] + [np.zeros(len(found[0]), kind)]
-    return found
+    return taken(name, found)
 
 
 @functools.cache

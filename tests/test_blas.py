@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.backends import blas, threads
+from gpugrad.backends import blas
 
 controlled = pytest.mark.skipif(blas.controls() is None, reason="NumPy's BLAS is no OpenBLAS that can be controlled")
 SHAPES = [
@@ -194,8 +195,10 @@ def test_nothing_spins_when_a_step_is_over(two):
     assert min(idle) < 0.004, idle
 
 
+@controlled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_child_of_a_thread_inside_a_product():
-    """A fork while another thread holds BLAS to one thread."""
+    """A fork while another thread holds BLAS to one thread: the child has its threads back, before and after."""
     text = """
 import os, threading, numpy as np
 from gpugrad.backends import blas
@@ -204,15 +207,16 @@ def hold():
     with blas.single:
         inside.set(); go.wait(60)
 inside = threading.Event()
+read, write = blas.controls()
+write(2)
 threading.Thread(target=hold).start()
 inside.wait(60)
+assert read() == 1
 pid = os.fork()
 if pid == 0:
     a = np.ones((400, 400), "float32")
-    os._exit(0 if blas.matmul(a, a)[0, 0] == 400 else 1)
+    os._exit(0 if read() == 2 and blas.matmul(a, a)[0, 0] == 400 and read() == 2 else 1)
 go.set()
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    if not hasattr(threads.os, "fork"):
-        pytest.skip("this system does not fork")
     subprocess.run([sys.executable, "-W", "ignore", "-c", text], check=True, timeout=120)

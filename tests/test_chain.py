@@ -213,6 +213,17 @@ RANGE = {
 }  # fmt: skip
 
 
+def taken(name, operands):
+    """Operands as an op takes them: ordered limits, conditions; of what has only those also an array of the dtype."""
+    if name == "clip":
+        return [operands[0], np.minimum(*operands[1:]), np.maximum(*operands[1:])]
+    if name == "where":
+        return [operands[0] > 0, *operands[1:]]
+    if name.startswith(("logical", "bitwise")):
+        return [o > 0 for o in operands] + [np.zeros_like(operands[0])]
+    return operands
+
+
 def cases(dtype):
     """(op, attributes, operands) for everything that has a functor."""
     rng = np.random.default_rng(5)
@@ -231,13 +242,7 @@ def cases(dtype):
                 operands.append((x if limit is None else rng.uniform(-limit, limit, len(x))).astype(dtype))
             if name == "pow":
                 operands[0] = np.abs(operands[0])
-            if name == "clip":
-                operands[1:] = [np.minimum(*operands[1:]), np.maximum(*operands[1:])]
-            if name == "where":
-                operands[0] = operands[0] > 0
-            if name.startswith(("logical", "bitwise")):
-                operands = [o > 0 for o in operands] + [np.zeros(len(operands[0]), dtype)]
-            yield name, attrs, operands
+            yield name, attrs, taken(name, operands)
 
 
 def units(got, wanted):

@@ -60,10 +60,16 @@ class Single:
             if not self.inside and (found := controls()):
                 found[1](self.before)
 
+    def forked(self) -> None:
+        """In a child nobody is inside, whoever was in its parent, and BLAS has the threads that it had outside."""
+        if self.inside and (found := controls()):
+            found[1](self.before)
+        self.lock, self.inside = threading.Lock(), 0
+
 
 single = Single()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=single.__init__)  # type: ignore[misc]  # nobody else is inside in a child
+    os.register_at_fork(after_in_child=single.forked)
 
 
 def matmul(x: Any, y: Any, into: Any = None) -> Any:

@@ -90,7 +90,7 @@ class Job:
 
 
 class Helper:
-    """A thread that sleeps until there is a job. A lock is all that wakes it: a queue takes twice as long."""
+    """A thread that sleeps until there is a job. A lock is all that wakes it: a queue takes longer."""
 
     def __init__(self, number: int) -> None:
         self.go = threading.Lock()
@@ -133,7 +133,7 @@ class Pool:
 
 
 END = object()
-NEAR = 100  # times that a caller lets others run before it sleeps: about 60 us
+NEAR = 100  # times that a caller lets others run before it sleeps
 give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 pool = Pool()
 if hasattr(os, "register_at_fork"):

@@ -34,7 +34,7 @@ def total(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool, dtype: Any = N
 
 
 def dots(xp: Any, x: Any, y: Any = None) -> Any:
-    """Sums over the last axis of x y, or of x: on the host by BLAS, three times faster than NumPy on short rows.
+    """Sums over the last axis of x y, or of x: on the host by BLAS, which is faster than NumPy on short rows.
 
     Long rows are cut, so that errors do not grow with their length, and BLAS wakes no threads.
     """
